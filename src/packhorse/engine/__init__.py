@@ -1,0 +1,1 @@
+"""The engine: takes jobs, runs them, ends them. Knows protocols only by their seam."""

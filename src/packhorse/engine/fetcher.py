@@ -1,0 +1,125 @@
+"""Fetcher: one loop per pool that settles what has ended and takes what can run, in one round trip.
+
+Batches form by themselves: while one round trip is on the wire, the next one gathers. Only this loop talks to the
+consumer's fetching connection, so settlements are written in order and repeated until the store takes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from packhorse.engine.executor import Executor
+from packhorse.errors import StoreError
+from packhorse.protocols.base import Consumer, Settlement
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF = 0.05
+LAST_BACKOFF = 5.0
+REFUSED_AGAIN = 1.0
+
+
+class Fetcher:
+    """`run` ends when `finish` was called and everything is settled."""
+
+    def __init__(self) -> None:
+        self.accepting = True
+        #: True once a fetch came back empty, until something may have changed.
+        self.dry = False
+        self.round_trips = 0
+        self.in_flight: list[Settlement] = []
+        self._finishing = False
+        self._put_off = 0
+        self._signal = asyncio.Event()
+        self._failures = 0
+        self._repeating = False
+
+    def changed(self) -> None:
+        """There is something to settle, or room for more."""
+        self._signal.set()
+
+    def nudge(self) -> None:
+        """There may be something to take."""
+        self.dry = False
+        self._signal.set()
+
+    def finish(self) -> None:
+        """Take no more jobs; `run` returns once all outcomes are settled and nothing runs."""
+        self.accepting = False
+        self._finishing = True
+        self._signal.set()
+
+    async def run(self, consumer: Consumer, executor: Executor) -> None:
+        while True:
+            self._signal.clear()
+            self.in_flight += executor.take_outcomes()
+            want = executor.want() if self.accepting and not self.dry else None
+            if not self.in_flight and want is None:
+                if self._finishing and not executor.busy and not self._put_off:
+                    return
+                await self._wait(consumer, executor)
+                continue
+            try:
+                result = await consumer.exchange(self.in_flight, want)
+            except StoreError as exc:
+                await self._back_off(exc)
+                continue
+            self.round_trips += 1
+            if self._failures:
+                log.info("the store answers again")
+            for delivery in result.lost:
+                self._report_lost(delivery.job, executor)
+            self.in_flight = []
+            self._failures, self._repeating = 0, False
+            if result.refused:
+                self._put_off += 1
+                asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._again, executor, result.refused)
+            if want is not None:
+                self.dry = result.dry and not result.deliveries
+            elif not result.dry:
+                self.dry = False
+            if result.deliveries:
+                executor.feed(result.deliveries)
+
+    def _again(self, executor: Executor, refused: list[Settlement]) -> None:
+        self._put_off -= 1
+        executor.outcomes += refused
+        self._signal.set()
+
+    async def _wait(self, consumer: Consumer, executor: Executor) -> None:
+        """Until something changes; while there is room and nothing to take, also until it is time to look again."""
+        if not (self.accepting and self.dry and executor.want() is not None):
+            await self._signal.wait()
+            return
+        try:
+            if await consumer.rest():
+                self.dry = False
+                return
+        except StoreError as exc:
+            self.dry = False
+            await self._back_off(exc)
+            return
+        handle = asyncio.get_running_loop().call_later(consumer.patience, self.nudge)
+        try:
+            await self._signal.wait()
+        finally:
+            handle.cancel()
+
+    async def _back_off(self, exc: StoreError) -> None:
+        """The store does not answer: wait, longer each time, for ever if need be."""
+        self._failures += 1
+        # What was sent may have happened: the fence will then say "not ours", which is no loss.
+        self._repeating = True
+        pause = min(FIRST_BACKOFF * 2 ** (self._failures - 1), LAST_BACKOFF) * random.uniform(0.5, 1.5)
+        level = logging.WARNING if self._failures in (1, 5) or self._failures % 20 == 0 else logging.DEBUG
+        log.log(level, "the store does not answer (%s); again in %.1f s", exc, pause)
+        await asyncio.sleep(pause)
+
+    def _report_lost(self, job: object, executor: Executor) -> None:
+        if self._repeating:
+            log.debug("job %s was settled by the attempt whose answer was lost, or taken away", job)
+            return
+        executor.stats.lost += 1
+        log.warning("job %s was taken away while it ran here; its end was not written", job)

@@ -1,0 +1,58 @@
+"""Decides what becomes of a job when its handler has ended. Writing it down is the protocol's work.
+
+Called once per job by the executor; pure but for the jitter.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from packhorse.errors import GiveUp, RetryLater
+from packhorse.job import Job
+from packhorse.protocols.base import DONE, Again, Dead, Dropped, Outcome
+from packhorse.registry import Handler
+
+log = logging.getLogger(__name__)
+
+NO_HANDLER = Dead("stray job: no handler")
+MAX_BACKOFF = 86_400.0
+
+
+def decide(handler: Handler, job: Job, error: BaseException | None, now: float) -> Outcome:
+    """`now` in epoch seconds. A failure counts as an attempt, a snooze does not."""
+    if error is None:
+        return DONE
+    if isinstance(error, RetryLater):
+        return Again(now + error.delay, None)
+    text = error_text(error)
+    if isinstance(error, GiveUp):
+        return Dead(text)
+    job.fails += 1
+    options = handler.options
+    if job.fails < options.attempts(error):
+        return Again(int(now) + _backoff(handler, job), text)
+    return Dropped(text) if options.skip_dead else Dead(text)
+
+
+def default_backoff(fails: int) -> float:
+    """gocraft/work's formula, never more than a day: fails^4 + 15 + 0..29 * (fails + 1) seconds."""
+    return float(min(fails**4 + 15 + random.randrange(30) * (fails + 1), MAX_BACKOFF))
+
+
+def error_text(error: BaseException) -> str:
+    """The text that the store keeps: short, no traceback; the class is named unless it is plain Exception."""
+    text = str(error)
+    if type(error) in (Exception, GiveUp) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _backoff(handler: Handler, job: Job) -> float:
+    if handler.options.backoff is None:
+        return default_backoff(job.fails)
+    try:
+        return float(handler.options.backoff(job))
+    except Exception:
+        log.exception("backoff of job %r failed; using the default", handler.name)
+        return default_backoff(job.fails)

@@ -1,0 +1,172 @@
+"""WorkerPool: the slots and services of one process, and their life.
+
+Start: register, then fetch, then services. Stop: no more fetches, waiting jobs go back, running ones may finish until
+the deadline, the rest is cancelled and goes back, and only then the pool leaves the books.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+
+from packhorse.clock import SYSTEM_CLOCK, Clock
+from packhorse.engine.executor import Executor, Middleware, Stats
+from packhorse.engine.fetcher import Fetcher
+from packhorse.engine.pulse import Pulse
+from packhorse.errors import ConfigError, StoreError
+from packhorse.protocols.base import Observation, PoolRecord, QueueOptions, WireProtocol, WorkerView
+from packhorse.registry import Registry
+from packhorse.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+CANCEL_WAIT = 2.0
+CLOSE_TRIES = 3
+
+
+class WorkerPool(WorkerView):
+    """Runs jobs of one App in the running event loop. `start` and `stop` may be called once each."""
+
+    def __init__(
+        self,
+        protocol: WireProtocol,
+        registry: Registry,
+        middleware: Sequence[Middleware] = (),
+        periodic: Sequence[tuple[str, str]] = (),
+        settings: WorkerSettings | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if not len(registry):
+            raise ConfigError("this App has no jobs: decorate a function with @app.job() before starting a worker")
+        self.settings = settings = settings or WorkerSettings()
+        self._protocol = protocol
+        self._clock = clock
+        self.record = PoolRecord(
+            id=settings.pool_id or os.urandom(12).hex(),
+            concurrency=settings.concurrency,
+            worker_ids=tuple(os.urandom(12).hex() for _ in range(settings.concurrency)),
+            host=socket.gethostname() or "unknown",
+            pid=os.getpid(),
+            started_at=clock.wall(),
+            queues=tuple(
+                QueueOptions(h.name, h.options.priority, h.options.max_concurrency) for h in registry
+            ),
+            periodic=tuple(periodic),
+        )
+        self._fetcher = Fetcher()
+        self._executor = Executor(registry, middleware, self.record.worker_ids, clock, self._fetcher.changed)
+        self._consumer = protocol.consumer(self.record, self)
+        self._services = self._consumer.services()
+        self._pulse = Pulse(protocol, self.record.id) if settings.pulse else None
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    @property
+    def stats(self) -> Stats:
+        return self._executor.stats
+
+    @property
+    def running(self) -> int:
+        """Jobs that run at this moment."""
+        return self._executor.running
+
+    @property
+    def round_trips(self) -> int:
+        """Exchanges with the store since the start."""
+        return self._fetcher.round_trips
+
+    async def start(self) -> None:
+        """Register with the store and begin. Errors: StoreError when it cannot be reached."""
+        if self._task is not None:
+            return
+        await self._consumer.open()
+        if self._pulse is not None:
+            self._pulse.start()
+        self._task = asyncio.create_task(
+            self._fetcher.run(self._consumer, self._executor), name="packhorse-fetcher"
+        )
+        for service in self._services:
+            service.start()
+        log.info("pool %s runs %d jobs at a time", self.record.id, self.record.concurrency)
+
+    def quiet(self) -> None:
+        """Take no more jobs, hand back those that wait, finish those that run; stay alive."""
+        self._fetcher.accepting = False
+        self._executor.hand_back_waiting()
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Finish running jobs for at most `timeout` seconds (default: the setting), hand the rest back, end."""
+        if self._stopped or self._task is None:
+            return
+        self._stopped = True
+        timeout = self.settings.stop_timeout if timeout is None else timeout
+        self._fetcher.finish()
+        self._executor.hand_back_waiting()
+        for wait, then in ((timeout, self._executor.interrupt_all), (CANCEL_WAIT, self._executor.abandon_all)):
+            if not await self._settled(wait):
+                then()
+        if not await self._settled(self.settings.store_patience):
+            log.error("%d jobs are not settled: the store does not answer", len(self._executor.held()))
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._executor.close()
+        for service in self._services:
+            await service.stop()
+        await self._leave()
+        if self._pulse is not None:
+            await self._pulse.stop()
+
+    async def __aenter__(self) -> WorkerPool:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def drain(self) -> None:
+        """Return when a fetch found nothing to run and nothing runs. The pool keeps running."""
+        while not (self._fetcher.dry and not self._executor.busy and not self._fetcher.in_flight):
+            if self._task is None or self._task.done():
+                return
+            await asyncio.sleep(0.01)
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job that runs in this pool; it goes to the dead set. False if it does not run here."""
+        return self._executor.cancel(job_id)
+
+    # -- WorkerView ------------------------------------------------------------------------------------------
+
+    def held(self) -> Mapping[str, Sequence[bytes]]:
+        found: dict[str, list[bytes]] = {}
+        for delivery in self._executor.held():
+            found.setdefault(delivery.queue, []).append(delivery.raw)
+        for delivery, _ in self._fetcher.in_flight:
+            found.setdefault(delivery.queue, []).append(delivery.raw)
+        return found
+
+    def observations(self) -> Sequence[Observation]:
+        return [seen for slot in self._executor.slots if (seen := slot.observation()) is not None]
+
+    def nudge(self) -> None:
+        self._fetcher.nudge()
+
+    # -- inner steps -----------------------------------------------------------------------------------------
+
+    async def _settled(self, seconds: float) -> bool:
+        """True when the fetcher has ended within this time: nothing runs and everything is written."""
+        assert self._task is not None
+        done, _ = await asyncio.wait([self._task], timeout=seconds)
+        return bool(done)
+
+    async def _leave(self) -> None:
+        for attempt in range(CLOSE_TRIES):
+            try:
+                await self._consumer.close()
+                return
+            except StoreError as exc:
+                log.warning("leaving the store failed (%s), attempt %d of %d", exc, attempt + 1, CLOSE_TRIES)
+                await asyncio.sleep(0.2)
+        log.error("pool %s could not sign off; another pool will put its jobs back", self.record.id)

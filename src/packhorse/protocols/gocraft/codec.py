@@ -1,0 +1,233 @@
+"""Job JSON of gocraft/work: bytes to Job, and a Job's next bytes.
+
+The args of a job that came from the wire are never decoded and encoded again: retries and moves splice the text as
+it was, so numbers, empty lists and unknown fields survive (Go and its Lua scripts damage them: quirks 2).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+import re
+
+import msgspec
+
+from packhorse.errors import DecodeError, EncodeError
+from packhorse.job import Job
+from packhorse.protocols.base import NewJob
+from packhorse.protocols.gocraft import gojson
+
+MAX_DEPTH = 100
+MAX_PAYLOAD = 1 << 20
+MAX_ERROR_TEXT = 64 << 10
+#: Undecodable payloads up to this size are kept whole inside the dead set.
+MAX_RAW_KEPT = 1 << 20
+
+#: What Go's movers write into a job whose name their pool does not know.
+UNKNOWN_JOB = "unknown job when requeueing"
+NO_HANDLER = "stray job: no handler"
+
+_NULL = msgspec.Raw(b"null")
+
+
+class _Wire(msgspec.Struct):
+    """The fields of section 2 of the protocol; Go takes null for any of them as absent."""
+
+    name: str | None = ""
+    id: str | None = ""
+    t: int | None = 0
+    args: msgspec.Raw = _NULL
+    unique: bool | None = False
+    unique_key: str | None = ""
+    fails: int | None = 0
+    err: str | None = ""
+    failed_at: int | None = 0
+    deadline: float | None = None
+
+
+_decode_wire = msgspec.json.Decoder(_Wire).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_text = msgspec.json.Encoder().encode
+_FIELDS = ("name", "id", "t", "args", "unique", "unique_key", "fails", "err", "failed_at")
+# A job as Go and packhorse write it: `t` is certain to be the top-level one, since all before it is matched.
+_STAMP = re.compile(rb'(\{"name":"[^"\\]*","id":"[^"\\]*","t":)-?\d+([,}])')
+
+
+def new_ids(count: int) -> list[str]:
+    """Job ids: 24 lowercase hex digits each, from the system's random source."""
+    digits = os.urandom(12 * count).hex()
+    return [digits[i : i + 24] for i in range(0, 24 * count, 24)]
+
+
+def encode_args(name: str, args: object) -> bytes:
+    """Arguments as Go would write them. Errors: EncodeError."""
+    try:
+        raw = gojson.encode(args)
+    except gojson.NotEncodable as exc:
+        raise EncodeError(name, str(exc)) from None
+    if len(raw) > MAX_PAYLOAD:
+        raise EncodeError(
+            name,
+            f"its arguments take {len(raw)} bytes, more than {MAX_PAYLOAD}; store the data elsewhere and send its key",
+        )
+    return raw
+
+
+def encode_job(job: NewJob, t: int, unique_key: bytes | None) -> bytes:
+    """The job's JSON, field by field in Go's order. `unique_key` is the whole Redis key."""
+    parts = [
+        b'{"name":', gojson.encode(job.name), b',"id":', gojson.encode(job.id), b',"t":%d,"args":' % t, job.args,
+    ]  # fmt: skip
+    if unique_key is not None:
+        parts += (b',"unique":true,"unique_key":', gojson.encode(unique_key.decode()))
+    if job.deadline is not None:
+        parts.append(b',"deadline":%d' % math.ceil(job.deadline))
+    parts.append(b"}")
+    return b"".join(parts)
+
+
+def decode(raw: bytes, queue: str) -> Job:
+    """Errors: DecodeError for what Go's decoder would refuse as well."""
+    try:
+        wire = _decode_wire(raw)
+        if not wire.name:
+            wire = _decode_leniently(raw)
+        args = bytes(wire.args)
+        if args[:1] != b"{" and args != b"null":
+            raise DecodeError("args must be an object or null", raw)
+    except DecodeError:
+        raise
+    except (ValueError, RecursionError) as exc:
+        wire, args = _second_reading(raw, exc)
+    return Job(
+        wire.name or "", wire.id or "", queue, args, wire.t or 0, wire.fails or 0, wire.err or "",
+        wire.failed_at or 0, bool(wire.unique), wire.unique_key or "", wire.deadline,
+    )  # fmt: skip
+
+
+def _second_reading(raw: bytes, first: Exception) -> tuple[_Wire, bytes]:
+    try:
+        wire = _decode_leniently(raw)
+    except (ValueError, RecursionError):
+        raise DecodeError(_reason(first), raw) from None
+    args = bytes(wire.args)
+    if args[:1] != b"{" and args != b"null":
+        raise DecodeError("args must be an object or null", raw)
+    return wire, args
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, RecursionError):
+        return "nested too deeply"
+    return str(exc)
+
+
+def _decode_leniently(raw: bytes) -> _Wire:
+    """Field names in any letter case, as Go reads them; the last of equal ones counts."""
+    fields = {name.lower(): value for name, value in _decode_fields(raw).items()}
+    known = {name: fields[name] for name in (*_FIELDS, "deadline") if name in fields}
+    body = b",".join(_text(name) + b":" + bytes(value) for name, value in known.items())
+    return _decode_wire(b"{" + body + b"}")
+
+
+def failed(raw: bytes, error: str, now: int) -> bytes:
+    """The payload after one more failure: fails + 1, err, failed_at; everything else as it was."""
+    fields = _fields(raw)
+    fails = msgspec.json.decode(fields.get("fails", b"0")) or 0
+    return _join(fields, {
+        "fails": b"%d" % (fails + 1),
+        "err": gojson.encode(_shortened(error)) if error else b"",
+        "failed_at": b"%d" % now,
+    })  # fmt: skip
+
+
+def unfailed(raw: bytes, now: int, keep_fails: bool) -> bytes:
+    """The payload of a dead job that shall run again: no err, no failed_at, `t` = now."""
+    drop = {"err": b"", "failed_at": b"", "t": b"%d" % now}
+    if not keep_fails:
+        drop["fails"] = b""
+    return _join(_fields(raw), drop)
+
+
+def stamped(raw: bytes, now: int) -> bytes:
+    """The payload with `t` = now, as every move into a queue writes it."""
+    match = _STAMP.match(raw)
+    if match is not None:
+        return b"%b%d%b" % (match[1], now, raw[match.start(2) :])
+    return _join(_fields(raw), {"t": b"%d" % now})
+
+
+def dangerous(raw: bytes) -> str | None:
+    """Why Go's movers would lose this payload or stop at it if it lay in retry or scheduled, or None (quirks 3)."""
+    if gojson.depth_exceeds(raw, 900):
+        return "nested too deeply"
+    try:
+        msgspec.json.decode(raw)
+    except (ValueError, RecursionError) as exc:
+        return _reason(exc)
+    return None
+
+
+def wrapped(raw: bytes, queue: str, reason: str, now: int) -> bytes:
+    """An undecodable payload as a well-formed dead job, because one bad member blanks a page of Go's client."""
+    digest = hashlib.sha256(raw).hexdigest()
+    args: dict[str, object] = {"packhorse_queue": queue, "packhorse_reason": reason}
+    if len(raw) <= MAX_RAW_KEPT:
+        args["packhorse_raw_b64"] = base64.b64encode(raw).decode()
+    else:
+        args |= {
+            "packhorse_raw_head_b64": base64.b64encode(raw[: 64 << 10]).decode(),
+            "packhorse_raw_tail_b64": base64.b64encode(raw[-64 << 10 :]).decode(),
+            "packhorse_raw_bytes": len(raw), "packhorse_raw_sha256": digest,
+        }  # fmt: skip
+    job = NewJob(queue, f"bad-{digest[:24]}", gojson.encode(args))
+    error = gojson.encode(_shortened(f"undecodable payload: {reason}"))
+    return encode_job(job, now, None)[:-1] + b',"fails":1,"err":%b,"failed_at":%d}' % (error, now)
+
+
+def unwrapped(raw: bytes) -> bytes | None:
+    """The bytes inside a `wrapped` payload, or None if it is an ordinary one (or they were too large to keep)."""
+    if b"packhorse_raw_b64" not in raw:
+        return None
+    try:
+        args = msgspec.json.decode(bytes(_decode_wire(raw).args), type=dict[str, object])
+        return base64.b64decode(str(args["packhorse_raw_b64"]), validate=True)
+    except (ValueError, KeyError):
+        return None
+
+
+def is_wrapped(job: Job) -> bool:
+    return job.id.startswith("bad-") and b'"packhorse_reason"' in job.raw_args
+
+
+def fields_of(raw: bytes) -> dict[str, bytes]:
+    """The top-level fields of a payload as JSON text, names as Go matches them."""
+    return _fields(raw)
+
+
+def _fields(raw: bytes) -> dict[str, bytes]:
+    plain = _decode_fields(raw)
+    return {(low if (low := name.lower()) in _FIELDS else name): bytes(value) for name, value in plain.items()}
+
+
+def _join(fields: dict[str, bytes], change: dict[str, bytes]) -> bytes:
+    """Known fields in Go's order, then the others; a change to empty bytes drops the field."""
+    fields = {**fields, **change}
+    order = [name for name in _FIELDS if name in fields]
+    order += [name for name in fields if name not in _FIELDS]
+    return b"{" + b",".join(gojson.encode(n) + b":" + fields[n] for n in order if fields[n]) + b"}"
+
+
+def _shortened(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= MAX_ERROR_TEXT else text[: MAX_ERROR_TEXT - 20] + " ... (cut short)"
+
+
+def may_be_dangerous(raw: bytes) -> bool:
+    """Cheap first look for `dangerous`: long numbers, big exponents or many brackets."""
+    return _SUSPICIOUS.search(raw) is not None or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH
+
+
+_SUSPICIOUS = re.compile(rb"\d[eE]\+?\d{3}|\d{300}")

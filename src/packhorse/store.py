@@ -1,0 +1,402 @@
+"""The only module that imports a Redis client: connections, scripts, errors.
+
+A `Store` hands out `Link`s. A link is one connection that many tasks share: commands are written as they come and
+replies are matched in order, so concurrent callers share a pipeline, and a cancelled caller can never leave
+another one with the wrong reply. Nothing is ever sent twice from here: what the caller may repeat is told by the
+type of the error (`StoreUnavailable`: nothing was sent; `ReplyLost`: it may have happened).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import hiredis
+import redis.exceptions as rex
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.backoff import NoBackoff
+
+from packhorse.errors import ConfigError, ReplyLost, StoreError, StoreRefused, StoreUnavailable, StoreUnfit
+
+try:  # redis-py 7 and later has its own retry class for asyncio
+    from redis.asyncio.retry import Retry
+except ImportError:  # pragma: no cover
+    from redis.retry import Retry  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+Command = tuple[Any, ...]
+Reply = Any
+
+OLDEST_SERVER = (6, 2)
+SCRIPT_FLAGS_SINCE = (7, 0)
+
+# redis-py takes the first word off an error reply and turns it into a class; this gives the word back.
+_CODES: dict[type[Exception], str] = {
+    rex.NoScriptError: "NOSCRIPT",
+    rex.ReadOnlyError: "READONLY",
+    rex.NoPermissionError: "NOPERM",
+    rex.OutOfMemoryError: "OOM",
+    rex.ExecAbortError: "EXECABORT",
+    rex.ClusterDownError: "CLUSTERDOWN",
+    rex.MasterDownError: "MASTERDOWN",
+    rex.TryAgainError: "TRYAGAIN",
+}
+
+
+def masked(url: str) -> str:
+    """The URL without its password, for messages and logs."""
+    return re.sub(r"(//[^:@/]*):[^@]*@", r"\1:***@", url)
+
+
+class Script:
+    """A Lua script by its text; calling it gives the command for `Link.call`.
+
+    Sent as EVALSHA, and as EVAL when the server does not have it (a restart, SCRIPT FLUSH). On servers that know
+    script flags it may write while memory is full, because packhorse's scripts free what they take.
+    """
+
+    __slots__ = ("_forms", "name")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self._forms = tuple(
+            (form, hashlib.sha1(form.encode(), usedforsecurity=False).hexdigest())
+            for form in (text, f"#!lua flags=allow-oom\n{text}")
+        )
+
+    def __call__(self, keys: Sequence[str | bytes], args: Sequence[str | bytes | int | float]) -> Command:
+        return ("EVALSHA", self, len(keys), *keys, *args)
+
+    def form(self, flags: bool) -> tuple[str, str]:
+        """(text, sha1) for servers with or without script flags."""
+        return self._forms[1 if flags else 0]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the store is. `options` go to redis-py's connection (ssl_ca_certs, username, ...)."""
+
+    url: str
+    timeout: float = 5.0
+    connect_timeout: float = 5.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            _ = parts.port
+        except ValueError as exc:
+            raise ConfigError(
+                f"url: {masked(self.url)!r} cannot be read ({exc}); use redis://host:6379/0"
+            ) from None
+        if parts.scheme not in {"redis", "rediss", "unix"}:
+            raise ConfigError(
+                f"url: {masked(self.url)!r} does not begin with redis://, rediss:// or unix://; "
+                "an example: redis://localhost:6379/0"
+            )
+        if parts.scheme == "unix" and not parts.path:
+            raise ConfigError(
+                f"url: {masked(self.url)!r} names no socket; an example: unix:///run/redis.sock"
+            )
+        if self.timeout <= 0 or self.connect_timeout <= 0:
+            raise ConfigError(f"timeout: must be more than 0 seconds, not {self.timeout!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the server says of itself: `version` decides what it can do."""
+
+    product: str
+    version: tuple[int, int, int]
+    warnings: tuple[str, ...] = ()
+
+
+class Store:
+    """Links to one server, all in one event loop."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.settings = settings
+        try:
+            self._pool: ConnectionPool = ConnectionPool.from_url(
+                settings.url,
+                protocol=3,
+                retry=Retry(NoBackoff(), 0),
+                retry_on_timeout=False,
+                socket_timeout=None,
+                socket_connect_timeout=settings.connect_timeout,
+                client_name="packhorse",
+                **({} if settings.url.startswith("unix:") else {"socket_keepalive": True}),
+                **settings.options,
+            )
+            self.new_connection()
+        except (ValueError, TypeError) as exc:
+            raise ConfigError(f"url: {masked(settings.url)!r}: {exc}") from None
+        self.server: ServerInfo | None = None
+        self._links: list[Link] = []
+
+    def link(self, on_push: PushHandler | None = None, on_lost: Callable[[], None] | None = None) -> Link:
+        """A new link; it connects at its first call and again whenever that is needed.
+
+        `on_push` gets the keys of invalidation messages (None: all of them); `on_lost` is called when the connection
+        ends. Both run inside the reader and must be quick.
+        """
+        link = Link(self, on_push, on_lost)
+        self._links.append(link)
+        return link
+
+    def new_connection(self) -> AbstractConnection:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    @property
+    def script_flags(self) -> bool:
+        return self.server is not None and self.server.version >= SCRIPT_FLAGS_SINCE
+
+    async def check(self, link: Link) -> ServerInfo:
+        """Ask the server what it is, once. Errors: StoreUnfit when it is too old."""
+        if self.server is None:
+            (info,) = await link.call(("INFO",))
+            if isinstance(info, StoreRefused):
+                log.warning("INFO is refused (%s): server checks are skipped", info)
+                info = b"redis_version:7.0.0"
+            self.server = _server_info(info.decode("utf-8", "replace"))
+        if self.server.version[:2] < OLDEST_SERVER:
+            version = ".".join(map(str, self.server.version))
+            raise StoreUnfit(
+                f"{self.server.product} {version} at {masked(self.settings.url)} is too old: "
+                "packhorse needs Redis 6.2 or newer, or Valkey"
+            )
+        return self.server
+
+    async def close(self) -> None:
+        """Close every link. Calls under way end with ReplyLost."""
+        links, self._links = self._links, []
+        for link in links:
+            await link.close()
+
+
+PushHandler = Callable[[Sequence[bytes] | None], None]
+
+
+class _Waiter:
+    """A caller that waits for `need` replies."""
+
+    __slots__ = ("future", "need", "replies", "since")
+
+    def __init__(self, need: int, future: asyncio.Future[list[Reply]], since: float) -> None:
+        self.need = need
+        self.future = future
+        self.replies: list[Reply] = []
+        self.since = since
+
+
+class Link:
+    """One connection, shared by every task that holds the link.
+
+    `call(*commands)` sends the commands in one write and gives their replies in order; an error reply is a
+    `StoreRefused` value in its place, because the commands beside it have happened. Not for blocking commands.
+    """
+
+    def __init__(
+        self, store: Store, on_push: PushHandler | None, on_lost: Callable[[], None] | None
+    ) -> None:
+        self._store = store
+        self._on_push = on_push
+        self._on_lost = on_lost
+        self._connection: AbstractConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._waiters: deque[_Waiter] = deque()
+        self._opening: asyncio.Lock | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._closed = False
+        #: Counts connections; a change means that the server has forgotten what belonged to the old one.
+        self.generation = 0
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    async def call(self, *commands: Command) -> list[Reply]:
+        """Errors: StoreUnavailable (nothing sent), ReplyLost (may have happened)."""
+        connection = self._connection or await self._open()
+        replies = await self._send(connection, commands)
+        for index, reply in enumerate(replies):
+            if type(reply) is StoreRefused and reply.code == "NOSCRIPT":
+                command = commands[index]
+                text = command[1].form(self._store.script_flags)[0]
+                (replies[index],) = await self._send(
+                    self._connection or await self._open(), (("EVAL", text, *command[2:]),)
+                )
+        return replies
+
+    async def one(self, *command: Any) -> Reply:
+        """The reply to a single command; an error reply is raised."""
+        (reply,) = await self.call(command)
+        if isinstance(reply, StoreRefused):
+            raise reply
+        return reply
+
+    async def close(self) -> None:
+        self._closed = True
+        reader = self._reader
+        await self._break("the link was closed")
+        if reader is not None:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _send(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Reply]:
+        flags = self._store.script_flags
+        packed: list[bytes] = []
+        for command in commands:
+            if type(command[1] if len(command) > 1 else None) is Script:
+                command = (command[0], command[1].form(flags)[1], *command[2:])
+            packed.append(hiredis.pack_command(command))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Reply]] = loop.create_future()
+        self._waiters.append(_Waiter(len(commands), future, loop.time()))
+        if self._watchdog is None:
+            self._watchdog = loop.call_later(self._store.settings.timeout, self._watch_replies)
+        try:
+            # Writes in its first step and only then waits for the buffer, so order is the order of the waiters.
+            await connection.send_packed_command(packed, check_health=False)
+        except (rex.RedisError, OSError) as exc:
+            await self._break(str(exc))
+        return await future
+
+    async def _invalidated(self, message: list[Any]) -> None:
+        if self._on_push is not None:
+            self._on_push(message[1])
+
+    def _watch_replies(self) -> None:
+        """Ends the connection when its oldest caller has waited too long: a dead peer sends no error."""
+        self._watchdog = None
+        if not self._waiters:
+            return
+        loop = asyncio.get_running_loop()
+        left = self._waiters[0].since + self._store.settings.timeout - loop.time()
+        if left > 0:
+            self._watchdog = loop.call_later(left, self._watch_replies)
+        elif self._reader is not None:
+            self._reader.cancel()
+
+    async def _open(self) -> AbstractConnection:
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if self._connection is not None:
+                return self._connection
+            if self._closed:
+                raise StoreUnavailable("the link is closed")
+            connection = self._store.new_connection()
+            where = masked(self._store.settings.url)
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+            except (rex.AuthenticationError, rex.AuthorizationError) as exc:
+                raise StoreUnavailable(f"{where} refuses the login: {exc}; check user and password") from exc
+            except (rex.RedisError, OSError) as exc:
+                raise StoreUnavailable(f"{where} cannot be reached: {exc}") from exc
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            if self._on_push is not None:
+                # There is no public way to get invalidation messages from redis-py's asyncio connections.
+                connection._parser.set_invalidation_push_handler(self._invalidated)  # type: ignore[attr-defined]
+            self.generation += 1
+            self._connection = connection
+            self._reader = asyncio.create_task(self._read(connection), name="packhorse-link")
+            return connection
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        """Gives replies to waiters, in order, until the connection ends."""
+        reason = "the connection was closed"
+        try:
+            while True:
+                try:
+                    reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
+                except rex.ConnectionError:
+                    raise
+                except rex.ResponseError as exc:
+                    reply = _refused(exc)
+                waiters = self._waiters
+                if not waiters:
+                    raise rex.ConnectionError(f"a reply that nobody asked for: {reply!r:.80}")
+                waiter = waiters[0]
+                waiter.replies.append(reply)
+                if len(waiter.replies) == waiter.need:
+                    waiters.popleft()
+                    if not waiter.future.done():
+                        waiter.future.set_result(waiter.replies)
+        except asyncio.CancelledError:
+            reason = f"no answer within {self._store.settings.timeout:g} s"
+        except (rex.RedisError, OSError) as exc:
+            reason = str(exc) or type(exc).__name__
+        finally:
+            if self._connection is connection:
+                await self._break(reason)
+
+    async def _break(self, reason: str) -> None:
+        """Drop the connection; whoever still waits gets ReplyLost."""
+        connection, self._connection, self._reader = self._connection, None, None
+        waiters, self._waiters = self._waiters, deque()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        for waiter in waiters:
+            if not waiter.future.done():
+                waiter.future.set_exception(ReplyLost(f"{masked(self._store.settings.url)}: {reason}"))
+        if connection is not None:
+            if self._on_lost is not None and not self._closed:
+                self._on_lost()
+            await connection.disconnect(nowait=True)
+
+
+def _refused(exc: Exception) -> StoreRefused:
+    code = _CODES.get(type(exc))
+    text = str(exc)
+    return StoreRefused(f"{code} {text}" if code and not text.startswith(code) else text)
+
+
+def raise_refused(replies: Sequence[Reply]) -> None:
+    """Raise the first error among replies, if there is one."""
+    for reply in replies:
+        if isinstance(reply, StoreRefused):
+            raise reply
+
+
+def _server_info(text: str) -> ServerInfo:
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    product = "Valkey" if "valkey_version" in fields else "Redis"
+    # Valkey keeps redis_version for clients that ask for it; scripts and commands follow that number.
+    numbers = [int(n) for n in re.findall(r"\d+", fields.get("redis_version", "0"))[:3]]
+    version = (*numbers, 0, 0, 0)[:3]
+    warnings = []
+    policy = fields.get("maxmemory_policy", "noeviction")
+    if policy.startswith("allkeys"):
+        warnings.append(f"maxmemory-policy is {policy}: the server may delete queued jobs; set it to noeviction")
+    if fields.get("aof_enabled") == "0":
+        warnings.append("appendonly is off: a crash of the server can lose acknowledged jobs; set appendonly yes")
+    return ServerInfo(product, (version[0], version[1], version[2]), tuple(warnings))
+
+
+__all__ = [
+    "Command",
+    "Link",
+    "Reply",
+    "Script",
+    "ServerInfo",
+    "Store",
+    "StoreError",
+    "StoreSettings",
+    "masked",
+    "raise_refused",
+]
