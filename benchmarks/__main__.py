@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from redis import RedisError
+
 from benchmarks import table
 from benchmarks.driver import BenchError, Mode
 from benchmarks.peers import drivers
@@ -33,6 +35,8 @@ QUICK = {
     "processes": [1],
     "systems": ["packhorse", "gocraft", "rq"],
 }
+# What may go wrong with a system: its programs, their files, their answers, the connection to the server.
+FAILURES = (BenchError, OSError, ValueError, LookupError, RedisError)
 FULL = {"jobs": 100_000, "runs": 5, "concurrency": [20, 200], "processes": [1, 2], "systems": None}
 
 
@@ -45,16 +49,18 @@ def main() -> int:
     systems = [prepare(driver, options.jobs) for driver in chosen]
     with Server(append_only=options.append_only) as server:
         about = describe(server, options)
+        interrupted = False
         try:
             measure(server, list(zip(chosen, systems, strict=True)), columns, options.runs, options.jobs)
         except KeyboardInterrupt:
             say("interrupted: the table shows what was measured so far")
+            interrupted = True
     print("\n".join(f"{key}: {value}" for key, value in about.items()) + "\n")
     print(table.as_text(systems, columns, options.baseline))
     if options.json:
         document = {"about": about, "systems": table.as_json(systems, columns)}
         options.json.write_text(json.dumps(document, indent=2) + "\n")
-    return 1 if any(system.errors for system in systems) else 0
+    return 1 if interrupted or any(system.errors for system in systems) else 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -106,7 +112,7 @@ def prepare(driver: Driver, jobs: int) -> table.System:
         if system.absent is None:
             driver.prepare()
             system.version = driver.version()
-    except BenchError as error:
+    except FAILURES as error:
         system.absent = str(error)
     return system
 
@@ -126,7 +132,7 @@ def measure(
                     continue
                 try:
                     rate = column.take(driver, server, jobs)
-                except BenchError as error:
+                except FAILURES as error:
                     system.errors[column.title] = str(error)
                     say(f"run {run}/{runs} {column.title}: {driver.name} failed: {error}")
                     continue

@@ -77,19 +77,20 @@ class Crew:
         self._signal(signal.SIGKILL)
         for member in self._members:
             member.wait()
-            for straggler in session_members(member.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(straggler, signal.SIGKILL)
         self._members.clear()
 
     def _signal(self, number: signal.Signals) -> None:
         for member in self._members:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(member.pid, number)
+            for pid in session_members(member.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    if os.getpgid(pid) != member.pid:
+                        os.kill(pid, number)
 
 
 def session_members(session: int) -> list[int]:
-    """The processes of a session, from /proc: those that a worker forked and that changed their group."""
+    """The processes of a session, from /proc: a worker's children may have left its process group."""
     members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError):

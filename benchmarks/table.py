@@ -37,6 +37,11 @@ class System:
             return None
         return statistics.median(rate.per_second for rate in rates)
 
+    def spread(self) -> float:
+        """The largest distance between two runs of one cell, as a part of its median."""
+        cells = [[rate.per_second for rate in rates] for rates in self.rates.values()]
+        return max(((max(cell) - min(cell)) / statistics.median(cell) for cell in cells), default=0.0)
+
 
 def as_text(systems: Sequence[System], columns: Sequence[Column], baseline: str) -> str:
     """The table, the set-ups, and the errors in full."""
@@ -98,7 +103,8 @@ def _ratio_note(base: System | None, baseline: str) -> str:
 def _about(system: System) -> str:
     if system.absent:
         return f"{system.name}: absent: {system.absent}"
-    return f"{system.name} {system.version}: {system.setup}"
+    spread = system.spread()
+    return f"{system.name} {system.version}: {system.setup}{f' (spread {spread:.0%})' if spread else ''}"
 
 
 def _align(rows: Sequence[Row]) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import platform
 import sys
 from typing import TYPE_CHECKING
 
 from benchmarks.driver import Mode
+from benchmarks.processes import run
 from benchmarks.python_peer import PythonPeer
 
 if TYPE_CHECKING:
@@ -32,14 +32,15 @@ class Packhorse(PythonPeer):
         for module in ("packhorse.app", "packhorse.__main__"):
             try:
                 found = importlib.util.find_spec(module)
-            except ModuleNotFoundError:
+            except ImportError:
                 found = None
             if found is None:
                 return f"{module} is not there"
         return None
 
     def version(self) -> str:
-        return f"{importlib.metadata.version('packhorse')}, Python {platform.python_version()}"
+        ask = [self.interpreter(), "-c", "import packhorse; print(packhorse.__version__)"]
+        return f"{run(ask, seconds=30).strip()}, Python {platform.python_version()}"
 
     def interpreter(self) -> str:
         return sys.executable

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 from packhorse.admin import Admin
 from packhorse.clock import SYSTEM_CLOCK, Clock
 from packhorse.client import Client
+from packhorse.engine.board import Board
 from packhorse.engine.executor import Middleware
 from packhorse.engine.pool import WorkerPool
 from packhorse.errors import ConfigError
@@ -136,13 +137,22 @@ class App:
     def url(self) -> str:
         return self._store.url
 
-    def use(self, url: str) -> None:
-        """Take another store. Only before anything is connected."""
+    def use(self, url: str | None = None, *, namespace: str | None = None) -> None:
+        """Take another store or namespace. Only before anything is connected. Errors: ConfigError."""
         if self._protocol is not None:
             raise ConfigError("use: this App is connected already; set the url before the first client or worker")
-        self._store = StoreSettings(url, timeout=self._store.timeout, options=self._store.options)
+        if namespace is not None and self._default is None:
+            raise ConfigError("use: this App makes a wire protocol of its own, which alone knows its namespace")
+        store = self._store if url is None else StoreSettings(url, timeout=self._store.timeout, options=self._store.options)
+        namespace = self.namespace if namespace is None else namespace
         if self._default is not None:
-            self._default = Gocraft(self._store, self.namespace, self._clock)
+            self._default = Gocraft(store, namespace, self._clock)
+        self._store, self.namespace = store, namespace
+
+    @property
+    def periodics(self) -> tuple[tuple[str, str], ...]:
+        """(cron spec, job name) of every periodic job."""
+        return tuple(self._periodic)
 
     @property
     def protocol(self) -> WireProtocol:
@@ -162,17 +172,21 @@ class App:
         """Reads and changes the store for people, in the running event loop."""
         return Admin(self.protocol)
 
-    def worker(self, settings: WorkerSettings | None = None, /, **changes: Any) -> WorkerPool:
+    def worker(
+        self, settings: WorkerSettings | None = None, /, *, board: Board | None = None, first_cell: int = 0,
+        **changes: Any,
+    ) -> WorkerPool:  # fmt: skip
         """A pool that runs this App's jobs in the running event loop.
 
-        `async with app.worker(concurrency=50): ...` starts and stops it inside another program.
+        `async with app.worker(concurrency=50): ...` starts and stops it inside another program. `board` and
+        `first_cell` are a supervisor's.
         """
         if settings is None:
             settings = WorkerSettings(**changes)
         elif changes:
             raise ConfigError("worker: give a WorkerSettings or keywords, not both")
         return WorkerPool(
-            self.protocol, self.registry, self._middleware, self._periodic, settings, self._clock
+            self.protocol, self.registry, self._middleware, self._periodic, settings, self._clock, board, first_cell
         )
 
     def _current(self) -> WireProtocol:
@@ -228,7 +242,7 @@ class JobFunction(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now, with no queue in between."""
         if self.handler.wants_job:
-            return self.fn(Job(self.name, "", self.name, b"null"), *args, **kwargs)  # type: ignore[no-any-return]
+            return self.fn(Job(self.name), *args, **kwargs)  # type: ignore[no-any-return]
         return self.fn(*args, **kwargs)  # type: ignore[no-any-return]
 
     def options(

@@ -89,10 +89,8 @@ class Handler:
         args, kwargs = self.bind_raw(job.raw_args)
         return ((job, *args), kwargs) if self.wants_job else (args, kwargs)
 
-    def bind_raw(self, raw: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def bind_raw(self, raw: bytes | msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Call arguments without the job itself."""
-        if raw == b"null" or not raw:
-            raw = b"{}"
         try:
             return self._bind_args(raw)
         except msgspec.MsgspecError as exc:
@@ -179,7 +177,8 @@ def _flat(signature: inspect.Signature, kwargs: dict[str, Any]) -> dict[str, Any
     return kwargs
 
 
-_Reader = Callable[[bytes], tuple[tuple[Any, ...], dict[str, Any]]]
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+_Reader = Callable[["bytes | msgspec.Raw"], _Call]
 
 
 def _reader(name: str, fn: Callable[..., Any]) -> tuple[bool, inspect.Signature, _Reader, _Reader]:
@@ -212,12 +211,11 @@ def _reader(name: str, fn: Callable[..., Any]) -> tuple[bool, inspect.Signature,
     return wants_job, signature, *_struct_reader(name, parameters, hints)
 
 
-_empty = msgspec.json.Decoder(msgspec.defstruct("NoArguments", [], forbid_unknown_fields=True))
+_no_fields = msgspec.json.Decoder(msgspec.defstruct("NoArguments", [], forbid_unknown_fields=True) | None).decode
 
 
-def _no_arguments(raw: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if raw != b"{}":
-        _empty.decode(raw)
+def _no_arguments(raw: bytes | msgspec.Raw) -> _Call:
+    _no_fields(raw)
     return (), {}
 
 
@@ -250,22 +248,24 @@ def _struct_reader(
     name: str, parameters: list[inspect.Parameter], hints: dict[str, Any]
 ) -> tuple[_Reader, _Reader]:
     struct = _struct_of(name, parameters, hints, closed=True)
-    decode = msgspec.json.Decoder(struct).decode
+    decode = msgspec.json.Decoder(struct | None).decode
+    no_arguments = msgspec.json.Decoder(struct).decode
     astuple = msgspec.structs.astuple
     keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     positional = len(parameters) - len(keyword_only)
 
-    def split(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def split(value: Any) -> _Call:
         values = astuple(value)
         if not keyword_only:
             return values, {}
         return values[:positional], dict(zip(keyword_only, values[positional:], strict=True))
 
-    def strict(raw: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return split(decode(raw))
+    def strict(raw: bytes | msgspec.Raw) -> _Call:
+        value = decode(raw)
+        return split(no_arguments(b"{}") if value is None else value)
 
-    def forgiving(raw: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        plain = _mended(msgspec.json.decode(raw), {p.name: hints.get(p.name, Any) for p in parameters})
+    def forgiving(raw: bytes | msgspec.Raw) -> _Call:
+        plain = _mended(msgspec.json.decode(raw) or {}, {p.name: hints.get(p.name, Any) for p in parameters})
         return split(msgspec.convert(plain, struct))
 
     return strict, forgiving
@@ -279,8 +279,8 @@ def _open_reader(
     struct = _struct_of(name, named, hints, closed=False)
     names = [p.name for p in named]
 
-    def read(raw: bytes, mend: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        plain = msgspec.json.decode(raw, type=dict[str, Any])
+    def read(raw: bytes | msgspec.Raw, mend: bool) -> _Call:
+        plain = msgspec.json.decode(raw, type=dict[str, Any] | None) or {}
         if mend:
             plain = _mended(plain, {p.name: hints.get(p.name, Any) for p in named})
         values = msgspec.structs.astuple(msgspec.convert(plain, struct))

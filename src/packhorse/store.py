@@ -54,8 +54,9 @@ _CODES: dict[type[Exception], str] = {
 
 
 def masked(url: str) -> str:
-    """The URL without its password, for messages and logs."""
-    return re.sub(r"(//[^:@/]*):[^@]*@", r"\1:***@", url)
+    """The URL without its passwords, for messages and logs. Hides more rather than less when it is malformed."""
+    start = r"(//[^:@/]*)" if "//" in url else r"^([^:@/]*)"
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub(start + ":.*@", r"\1:***@", url))
 
 
 class Script:
@@ -95,9 +96,11 @@ class StoreSettings:
         try:
             parts = urlsplit(self.url)
             _ = parts.port
-        except ValueError as exc:
+        except ValueError:
+            # The reason that urlsplit gives can be a piece of the password.
             raise ConfigError(
-                f"url: {masked(self.url)!r} cannot be read ({exc}); use redis://host:6379/0"
+                f"url: {masked(self.url)!r} has no host or port that can be read; use redis://host:6379/0, and "
+                "percent-encode what is special in a password (@ is %40, / is %2F, # is %23)"
             ) from None
         if parts.scheme not in {"redis", "rediss", "unix"}:
             raise ConfigError(
@@ -107,6 +110,11 @@ class StoreSettings:
         if parts.scheme == "unix" and not parts.path:
             raise ConfigError(
                 f"url: {masked(self.url)!r} names no socket; an example: unix:///run/redis.sock"
+            )
+        database = parts.path.strip("/")
+        if parts.scheme != "unix" and database and not database.isdecimal():
+            raise ConfigError(
+                f"url: {masked(self.url)!r}: the database must be a number, as in redis://localhost:6379/0"
             )
         if self.timeout <= 0 or self.connect_timeout <= 0:
             raise ConfigError(f"timeout: must be more than 0 seconds, not {self.timeout!r}")
@@ -139,7 +147,7 @@ class Store:
                 **settings.options,
             )
             self.new_connection()
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, rex.RedisError) as exc:
             raise ConfigError(f"url: {masked(settings.url)!r}: {exc}") from None
         self.server: ServerInfo | None = None
         self._links: list[Link] = []

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Mapping, Sequence
 
 from packhorse.clock import SYSTEM_CLOCK, Clock
+from packhorse.engine.board import Board
 from packhorse.engine.executor import Executor, Middleware, Stats
 from packhorse.engine.fetcher import Fetcher
 from packhorse.engine.pulse import Pulse
@@ -38,6 +39,8 @@ class WorkerPool(WorkerView):
         periodic: Sequence[tuple[str, str]] = (),
         settings: WorkerSettings | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        board: Board | None = None,
+        first_cell: int = 0,
     ) -> None:
         if not len(registry):
             raise ConfigError("this App has no jobs: decorate a function with @app.job() before starting a worker")
@@ -57,7 +60,9 @@ class WorkerPool(WorkerView):
             periodic=tuple(periodic),
         )
         self._fetcher = Fetcher()
-        self._executor = Executor(registry, middleware, self.record.worker_ids, clock, self._fetcher.changed)
+        self._executor = Executor(
+            registry, middleware, self.record.worker_ids, clock, self._fetcher.changed, board, first_cell
+        )
         self._consumer = protocol.consumer(self.record, self)
         self._services = self._consumer.services()
         self._pulse = Pulse(protocol, self.record.id) if settings.pulse else None
@@ -105,7 +110,7 @@ class WorkerPool(WorkerView):
         timeout = self.settings.stop_timeout if timeout is None else timeout
         self._fetcher.finish()
         self._executor.hand_back_waiting()
-        for wait, then in ((timeout, self._executor.interrupt_all), (CANCEL_WAIT, self._executor.abandon_all)):
+        for wait, then in ((timeout, self._executor.warden.interrupt_all), (CANCEL_WAIT, self._executor.warden.abandon_all)):
             if not await self._settled(wait):
                 then()
         if not await self._settled(self.settings.store_patience):
@@ -135,7 +140,7 @@ class WorkerPool(WorkerView):
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job that runs in this pool; it goes to the dead set. False if it does not run here."""
-        return self._executor.cancel(job_id)
+        return self._executor.warden.cancel(job_id)
 
     # -- WorkerView ------------------------------------------------------------------------------------------
 
@@ -148,7 +153,8 @@ class WorkerPool(WorkerView):
         return found
 
     def observations(self) -> Sequence[Observation]:
-        return [seen for slot in self._executor.slots if (seen := slot.observation()) is not None]
+        wall = self._clock.wall()
+        return [seen for slot in self._executor.slots if (seen := slot.observation(wall)) is not None]
 
     def nudge(self) -> None:
         self._fetcher.nudge()

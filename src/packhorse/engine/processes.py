@@ -27,7 +27,7 @@ class ProcessLane:
         """Errors: JobTimeout, WorkerLost, whatever the handler raises. Cancelling kills the process."""
         from pebble import ProcessExpired  # noqa: PLC0415 - costs 5 MB that most workers never need
 
-        future = self._started().schedule(_run, args=(handler.target, job.raw_args), timeout=handler.timeout)
+        future = self._started().schedule(_run, args=(handler.target, job.args_json), timeout=handler.timeout)
         try:
             return await asyncio.wrap_future(future)
         except ProcessExpired as exc:

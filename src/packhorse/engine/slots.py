@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 
+from packhorse.clock import Clock, tick
 from packhorse.protocols.base import Delivery, Observation
 
 
@@ -27,15 +28,17 @@ class Slot:
     """Room for one running job. `waiting` are chunk-mates of the running job that have not started."""
 
     __slots__ = (
-        "_observed", "checkin", "checkin_at", "deadline", "delivery", "interrupt", "interruption", "started_at",
+        "_checkin_of", "_observed", "cell", "checkin", "checkin_at", "deadline", "delivery", "interrupt", "interruption", "started",
         "task", "waiting", "wake", "worker_id",
     )  # fmt: skip
 
-    def __init__(self, worker_id: str) -> None:
+    def __init__(self, worker_id: str, cell: int) -> None:
         self.worker_id = worker_id
+        self.cell = cell
         self.delivery: Delivery | None = None
         self.waiting: deque[Delivery] = deque()
-        self.started_at = 0.0
+        #: Start of the running job, by `tick`.
+        self.started = 0.0
         self.deadline = math.inf
         self.interruption: Interruption | None = None
         #: Stops what runs here; set by whoever runs it.
@@ -44,11 +47,20 @@ class Slot:
         self.wake: asyncio.Future[None] | None = None
         self.checkin = ""
         self.checkin_at = 0.0
+        self._checkin_of: Delivery | None = None
         self._observed: tuple[int, str] | None = None
 
-    def observation(self) -> Observation | None:
-        """What the slot is doing, if that changed since the last call."""
+    def check_in(self, delivery: Delivery, message: str, wall: float) -> None:
+        """`job.checkin` of the job that runs here; a job that has ended is not heard."""
+        if self.delivery is delivery:
+            self._checkin_of = delivery
+            self.checkin, self.checkin_at = message, wall
+
+    def observation(self, wall: float) -> Observation | None:
+        """What the slot is doing, if that changed since the last call. `wall` = now in epoch seconds."""
         delivery = self.delivery
+        if delivery is not self._checkin_of:
+            self.checkin = ""
         if delivery is None or delivery.job is None:
             if self._observed is None:
                 return None
@@ -58,7 +70,21 @@ class Slot:
         if now == self._observed:
             return None
         self._observed = now
-        return Observation(self.worker_id, delivery.job, self.started_at, self.checkin, self.checkin_at)
+        started_at = wall - (tick() - self.started)
+        return Observation(self.worker_id, delivery.job, started_at, self.checkin, self.checkin_at)
+
+
+class CheckIn:
+    """`job.checkin` of one run. May be called from the handler's thread."""
+
+    __slots__ = ("_clock", "_delivery", "_slot")
+
+    def __init__(self, slot: Slot, clock: Clock) -> None:
+        self._slot, self._clock, self._delivery = slot, clock, slot.delivery
+
+    def __call__(self, message: str) -> None:
+        if self._delivery is not None:
+            self._slot.check_in(self._delivery, message, self._clock.wall())
 
 
 class DeadlineWatch:
@@ -92,3 +118,13 @@ class DeadlineWatch:
                 slot.deadline = math.inf
                 self._expired(slot)
         self._set(min((slot.deadline for slot in self._slots), default=math.inf))
+
+
+def drained(waiting: deque[Delivery]) -> list[Delivery]:
+    """Everything in the deque, taken one by one: a thread may be taking from the other end."""
+    taken = []
+    while True:
+        try:
+            taken.append(waiting.popleft())
+        except IndexError:
+            return taken

@@ -16,7 +16,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from packhorse.clock import Clock, tick
-from packhorse.engine.slots import Slot
+from packhorse.engine.board import Board
+from packhorse.engine.slots import CheckIn, Slot
 from packhorse.protocols.base import Delivery
 from packhorse.registry import Handler, Registry
 
@@ -63,20 +64,21 @@ class ThreadLane:
     """As many threads as run at once, reused. `ended` is called on the loop for each job of a chunk."""
 
     def __init__(self, ended: Ended) -> None:
-        self._ended = ended
+        self.ended = ended
         self._spare: list[_Worker] = []
         self._busy: dict[int, _Worker] = {}
         self._reports: deque[Callable[[], object]] = deque()
         self._woken = False
         self._count = 0
 
-    async def run(self, slot: Slot, registry: Registry, clock: Clock) -> None:
+    async def run(self, slot: Slot, registry: Registry, clock: Clock, board: Board | None) -> None:
         """Run `slot.waiting` in one thread, job after job; returns when all have ended and been reported."""
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
         worker = self._take(slot)
         slot.interrupt = lambda: worker.interrupt(slot)
-        worker.inbox.put(lambda: self._work(worker, slot, registry, clock, loop, finished))
+        run = _Run(self, worker, slot, registry, clock, board, loop)
+        worker.inbox.put(lambda: run.all(finished))
         await finished
         self._release(slot)
 
@@ -89,7 +91,7 @@ class ThreadLane:
 
         def work() -> None:
             value, error = _guarded(worker, token, lambda: handler.fn(*args, **kwargs))
-            self._report(loop, lambda: _resolve(result, value, error))
+            self.report(loop, lambda: _resolve(result, value, error))
 
         worker.inbox.put(work)
         try:
@@ -130,45 +132,7 @@ class ThreadLane:
         if worker is not None:
             self._spare.append(worker)
 
-    # -- in the thread ---------------------------------------------------------------------------------------
-
-    def _work(
-        self, worker: _Worker, slot: Slot, registry: Registry, clock: Clock,
-        loop: asyncio.AbstractEventLoop, finished: asyncio.Future[None],
-    ) -> None:  # fmt: skip
-        try:
-            while not worker.abandoned:
-                try:
-                    delivery = slot.waiting.popleft()
-                except IndexError:
-                    break
-                self._run_job(worker, slot, delivery, registry, clock, loop)
-        finally:
-            self._report(loop, lambda: _resolve(finished, None, None))
-
-    def _run_job(
-        self, worker: _Worker, slot: Slot, delivery: Delivery, registry: Registry, clock: Clock,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:  # fmt: skip
-        job = delivery.job
-        assert job is not None
-        handler = registry.get(job.name)
-        assert handler is not None
-        slot.delivery, slot.started_at = delivery, clock.wall()
-        if handler.wants_job:
-            job._on_checkin = _ThreadCheckIn(slot, clock)
-        start = tick()
-
-        def run() -> None:
-            args, kwargs = handler.bind(job)
-            handler.fn(*args, **kwargs)
-
-        _, error = _guarded(worker, slot, run)
-        seconds = tick() - start
-        if not worker.abandoned:
-            self._report(loop, lambda: self._ended(slot, delivery, seconds, error))
-
-    def _report(self, loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
+    def report(self, loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
         self._reports.append(what)
         if not self._woken:
             self._woken = True
@@ -183,15 +147,51 @@ class ThreadLane:
             self._reports.popleft()()
 
 
-class _ThreadCheckIn:
-    __slots__ = ("_clock", "_delivery", "_slot")
+class _Run:
+    """A chunk in its thread: takes from `slot.waiting` until that is empty."""
 
-    def __init__(self, slot: Slot, clock: Clock) -> None:
-        self._slot, self._clock, self._delivery = slot, clock, slot.delivery
+    __slots__ = ("_board", "_clock", "_lane", "_loop", "_registry", "_slot", "_worker")
 
-    def __call__(self, message: str) -> None:
-        if self._slot.delivery is self._delivery:
-            self._slot.checkin, self._slot.checkin_at = message, self._clock.wall()
+    def __init__(
+        self, lane: ThreadLane, worker: _Worker, slot: Slot, registry: Registry, clock: Clock, board: Board | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:  # fmt: skip
+        self._lane, self._worker, self._slot, self._registry = lane, worker, slot, registry
+        self._clock, self._board, self._loop = clock, board, loop
+
+    def all(self, finished: asyncio.Future[None]) -> None:
+        try:
+            while not self._worker.abandoned:
+                try:
+                    delivery = self._slot.waiting.popleft()
+                except IndexError:
+                    break
+                self._one(delivery)
+        finally:
+            self._lane.report(self._loop, lambda: _resolve(finished, None, None))
+
+    def _one(self, delivery: Delivery) -> None:
+        slot, job, board = self._slot, delivery.job, self._board
+        assert job is not None
+        handler = self._registry.get(job.name)
+        assert handler is not None
+        start = tick()
+        slot.delivery, slot.started = delivery, start
+        if board is not None:
+            board.start(slot.cell, job.id)
+        if handler.wants_job:
+            job.on_checkin_ = CheckIn(slot, self._clock)
+
+        def run() -> None:
+            args, kwargs = handler.bind(job)
+            handler.fn(*args, **kwargs)
+
+        _, error = _guarded(self._worker, slot, run)
+        seconds = tick() - start
+        if not self._worker.abandoned:
+            if board is not None:
+                board.end(slot.cell)
+            self._lane.report(self._loop, lambda: self._lane.ended(slot, delivery, seconds, error))
 
 
 def _guarded(worker: _Worker, token: object, run: Callable[[], Any]) -> tuple[Any, BaseException | None]:

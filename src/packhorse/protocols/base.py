@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from packhorse.errors import DecodeError, StoreError
 from packhorse.job import Job
 from packhorse.protocols.inspect import Inspector
@@ -135,8 +137,7 @@ class Observation:
     checkin_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
+class NewJob(msgspec.Struct, frozen=True):
     """A job to be enqueued. `args` is encoded JSON (`null` for none).
 
     `run_at` = epoch second or None for now. `unique_key` = the JSON text that makes it unique, None for a plain
@@ -152,8 +153,7 @@ class NewJob:
     deadline: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """Answer to one `NewJob`: `id`, and `duplicate` when an equal unique job was waiting already."""
 
     id: str
@@ -224,6 +224,10 @@ class WireProtocol(ABC):
     @abstractmethod
     def check_periodic(self, spec: str) -> None:
         """Errors: ConfigError when this is no cron spec."""
+
+    @abstractmethod
+    def next_fire_times(self, spec: str, after: int, count: int) -> list[int]:
+        """Epoch seconds at which a cron spec fires next, at most `count`. Errors: ConfigError."""
 
     @abstractmethod
     def encode_args(self, name: str, args: Mapping[str, object] | None) -> bytes:

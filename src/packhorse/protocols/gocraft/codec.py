@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
 import re
+import secrets
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -30,21 +32,28 @@ UNKNOWN_JOB = "unknown job when requeueing"
 NO_HANDLER = "stray job: no handler"
 
 _NULL = msgspec.Raw(b"null")
+_ARGS = re.compile(rb"\{|null$")
 
 
-class _Wire(msgspec.Struct):
-    """The fields of section 2 of the protocol; Go takes null for any of them as absent."""
+#: Names that no payload can have, for fields that are not on the wire.
+_PRIVATE = secrets.token_hex(16)
 
-    name: str | None = ""
-    id: str | None = ""
-    t: int | None = 0
-    args: msgspec.Raw = _NULL
-    unique: bool | None = False
-    unique_key: str | None = ""
-    fails: int | None = 0
-    err: str | None = ""
-    failed_at: int | None = 0
-    deadline: float | None = None
+
+class _Wire(
+    Job,
+    rename={
+        "raw_args": "args", "enqueued_at": "t", "last_error": "err", "queue": f"q{_PRIVATE}",
+        "context_": f"c{_PRIVATE}", "on_checkin_": f"o{_PRIVATE}",
+    },
+):  # fmt: skip
+    """A Job with the field names of section 2 of the protocol (msgspec renames only a class's own fields)."""
+
+    queue: str = ""
+    raw_args: msgspec.Raw = _NULL
+    enqueued_at: int = 0
+    last_error: str = ""
+    context_: Any = None
+    on_checkin_: Any = None
 
 
 _decode_wire = msgspec.json.Decoder(_Wire).decode
@@ -53,12 +62,6 @@ _text = msgspec.json.Encoder().encode
 _FIELDS = ("name", "id", "t", "args", "unique", "unique_key", "fails", "err", "failed_at")
 # A job as Go and packhorse write it: `t` is certain to be the top-level one, since all before it is matched.
 _STAMP = re.compile(rb'(\{"name":"[^"\\]*","id":"[^"\\]*","t":)-?\d+([,}])')
-
-
-def new_ids(count: int) -> list[str]:
-    """Job ids: 24 lowercase hex digits each, from the system's random source."""
-    digits = os.urandom(12 * count).hex()
-    return [digits[i : i + 24] for i in range(0, 24 * count, 24)]
 
 
 def encode_args(name: str, args: object) -> bytes:
@@ -75,11 +78,19 @@ def encode_args(name: str, args: object) -> bytes:
     return raw
 
 
+@lru_cache(maxsize=1024)
+def _name_json(name: str) -> bytes:
+    return gojson.encode(name)
+
+
 def encode_job(job: NewJob, t: int, unique_key: bytes | None) -> bytes:
     """The job's JSON, field by field in Go's order. `unique_key` is the whole Redis key."""
-    parts = [
-        b'{"name":', gojson.encode(job.name), b',"id":', gojson.encode(job.id), b',"t":%d,"args":' % t, job.args,
-    ]  # fmt: skip
+    id = job.id
+    id_json = b'"%b"' % id.encode() if id.isalnum() and id.isascii() else gojson.encode(id)
+    head = b'{"name":%b,"id":%b,"t":%d,"args":%b' % (_name_json(job.name), id_json, t, job.args)
+    if unique_key is None and job.deadline is None:
+        return head + b"}"
+    parts = [head]
     if unique_key is not None:
         parts += (b',"unique":true,"unique_key":', gojson.encode(unique_key.decode()))
     if job.deadline is not None:
@@ -91,31 +102,18 @@ def encode_job(job: NewJob, t: int, unique_key: bytes | None) -> bytes:
 def decode(raw: bytes, queue: str) -> Job:
     """Errors: DecodeError for what Go's decoder would refuse as well."""
     try:
-        wire = _decode_wire(raw)
-        if not wire.name:
-            wire = _decode_leniently(raw)
-        args = bytes(wire.args)
-        if args[:1] != b"{" and args != b"null":
-            raise DecodeError("args must be an object or null", raw)
-    except DecodeError:
-        raise
+        job = _decode_wire(raw)
+        if not job.name:
+            job = _decode_leniently(raw)
     except (ValueError, RecursionError) as exc:
-        wire, args = _second_reading(raw, exc)
-    return Job(
-        wire.name or "", wire.id or "", queue, args, wire.t or 0, wire.fails or 0, wire.err or "",
-        wire.failed_at or 0, bool(wire.unique), wire.unique_key or "", wire.deadline,
-    )  # fmt: skip
-
-
-def _second_reading(raw: bytes, first: Exception) -> tuple[_Wire, bytes]:
-    try:
-        wire = _decode_leniently(raw)
-    except (ValueError, RecursionError):
-        raise DecodeError(_reason(first), raw) from None
-    args = bytes(wire.args)
-    if args[:1] != b"{" and args != b"null":
+        try:
+            job = _decode_leniently(raw)
+        except (ValueError, RecursionError):
+            raise DecodeError(_reason(exc), raw) from None
+    job.queue = queue
+    if not _ARGS.match(job.raw_args):
         raise DecodeError("args must be an object or null", raw)
-    return wire, args
+    return job
 
 
 def _reason(exc: Exception) -> str:
@@ -125,11 +123,10 @@ def _reason(exc: Exception) -> str:
 
 
 def _decode_leniently(raw: bytes) -> _Wire:
-    """Field names in any letter case, as Go reads them; the last of equal ones counts."""
-    fields = {name.lower(): value for name, value in _decode_fields(raw).items()}
-    known = {name: fields[name] for name in (*_FIELDS, "deadline") if name in fields}
-    body = b",".join(_text(name) + b":" + bytes(value) for name, value in known.items())
-    return _decode_wire(b"{" + body + b"}")
+    """As Go reads: field names in any letter case, null for any field is as if it were absent."""
+    fields = {name.lower(): bytes(value) for name, value in _decode_fields(raw).items()}
+    known = [n for n in (*_FIELDS, "deadline") if fields.get(n, b"null") != b"null"]
+    return _decode_wire(b"{" + b",".join(_text(n) + b":" + fields[n] for n in known) + b"}")
 
 
 def failed(raw: bytes, error: str, now: int) -> bytes:
@@ -192,14 +189,14 @@ def unwrapped(raw: bytes) -> bytes | None:
     if b"packhorse_raw_b64" not in raw:
         return None
     try:
-        args = msgspec.json.decode(bytes(_decode_wire(raw).args), type=dict[str, object])
+        args = msgspec.json.decode(_decode_wire(raw).raw_args, type=dict[str, object])
         return base64.b64decode(str(args["packhorse_raw_b64"]), validate=True)
     except (ValueError, KeyError):
         return None
 
 
 def is_wrapped(job: Job) -> bool:
-    return job.id.startswith("bad-") and b'"packhorse_reason"' in job.raw_args
+    return job.id.startswith("bad-") and b'"packhorse_reason"' in job.args_json
 
 
 def fields_of(raw: bytes) -> dict[str, bytes]:

@@ -301,7 +301,7 @@ class GocraftConsumer(Consumer):
             return job.unique_key.encode()
         if job.unique_key:
             log.warning("job %s names the unique key %r of somebody else; ignored", job, job.unique_key)
-        text = b"" if job.raw_args == b"null" else gojson.encode(msgspec.json.decode(job.raw_args)) + b"\n"
+        text = b"" if job.args_json == b"null" else gojson.encode(job.args) + b"\n"
         return self._keys.unique(job.name, text)
 
     def _settle_command(self, settlements: Sequence[Settlement], order: list[Settlement]) -> Command:

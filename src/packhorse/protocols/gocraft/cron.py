@@ -115,8 +115,8 @@ class Schedule:
         if not (self.seconds and self.minutes and self.hours and self.months):
             return None  # fields such as `,`: looking for them would visit every minute of five years
         start = after + 1
-        # Around changes that are not on the hour (Newfoundland until 2011) robfig can step back, and would then
-        # give the same past time for ever.
+        # Around changes that are not on the hour (Newfoundland until 2011) robfig can step back, and would
+        # then give the same past time for ever.
         while (at := self._next(start)) is not None and at <= after:
             start += _MINUTE
         return at

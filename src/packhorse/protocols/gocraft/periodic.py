@@ -6,7 +6,9 @@ again after it has run.
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Iterator
 
 from packhorse.clock import Clock
 from packhorse.protocols.base import NewJob
@@ -51,12 +53,10 @@ class Periodic(Service):
         raise_refused(await self._link.call(*commands))
 
 
-def fire_times(schedule: cron.Schedule | cron.Every, after: int, before: int) -> list[int]:
+def fire_times(schedule: cron.Schedule | cron.Every, after: int, before: float = math.inf) -> Iterator[int]:
     """Fire times with after < t < before. `@every` is aligned, so that all pools agree on it (quirks 6)."""
     step = schedule.aligned_next if isinstance(schedule, cron.Every) else schedule.next
-    times: list[int] = []
     at = step(after)
     while at is not None and at < before:
-        times.append(at)
+        yield at
         at = step(at)
-    return times

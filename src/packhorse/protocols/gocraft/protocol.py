@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 
 from packhorse.clock import SYSTEM_CLOCK, Clock
 from packhorse.errors import ConfigError, EnqueueUnknown, ReplyLost, StoreError, StoreRefused
@@ -26,6 +27,7 @@ from packhorse.protocols.gocraft import codec, cron, keys, scripts
 from packhorse.protocols.gocraft.admin import GocraftInspector
 from packhorse.protocols.gocraft.consumer import GocraftConsumer
 from packhorse.protocols.gocraft.keys import Keys
+from packhorse.protocols.gocraft.periodic import fire_times
 from packhorse.protocols.gocraft.reaper import reap_pool
 from packhorse.protocols.inspect import Inspector
 from packhorse.store import Command, Reply, Store, StoreSettings
@@ -51,10 +53,10 @@ class Gocraft(WireProtocol):
         keys.check_name(name)
 
     def check_periodic(self, spec: str) -> None:
-        try:
-            cron.parse(spec)
-        except cron.CronError as exc:
-            raise ConfigError(f"periodic: {exc}") from None
+        _parsed(spec)
+
+    def next_fire_times(self, spec: str, after: int, count: int) -> list[int]:
+        return list(islice(fire_times(_parsed(spec), after), count))
 
     def encode_args(self, name: str, args: Mapping[str, object] | None) -> bytes:
         return codec.encode_args(name, args)
@@ -70,6 +72,13 @@ class Gocraft(WireProtocol):
 
     def guardian(self) -> Guardian:
         return GocraftGuardian(Store(self.settings), self.keys, self.clock)
+
+
+def _parsed(spec: str) -> cron.Schedule | cron.Every:
+    try:
+        return cron.parse(spec)
+    except cron.CronError as exc:
+        raise ConfigError(f"periodic: {exc}") from None
 
 
 class GocraftProducer(Producer):
@@ -133,15 +142,15 @@ class GocraftProducer(Producer):
 def _receipts(
     jobs: Sequence[NewJob], sent_by: Sequence[tuple[Sequence[int], bool]], replies: Sequence[Reply]
 ) -> list[Receipt | StoreError]:
-    answers: list[Receipt | StoreError | None] = [None] * len(jobs)
+    answers: list[Receipt | StoreError] = [Receipt(job.id, job.name, job.run_at) for job in jobs]
     for (indexes, tells), reply in zip(sent_by, replies, strict=False):
-        for i in indexes:
-            job = jobs[i]
-            if isinstance(reply, StoreRefused):
+        if isinstance(reply, StoreRefused):
+            for i in indexes:
                 answers[i] = reply
-            else:
-                answers[i] = Receipt(job.id, job.name, job.run_at, duplicate=tells and reply == 0)
-    return [answer for answer in answers if answer is not None]
+        elif tells and reply == 0:
+            job = jobs[indexes[0]]
+            answers[indexes[0]] = Receipt(job.id, job.name, job.run_at, duplicate=True)
+    return answers
 
 
 class GocraftGuardian(Guardian):

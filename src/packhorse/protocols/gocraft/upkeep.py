@@ -81,7 +81,7 @@ class Observer(Service):
                 continue
             fields: list[str | bytes | int] = [
                 "job_name", job.name, "job_id", job.id, "started_at", int(seen.started_at),
-                "args", b"" if job.raw_args in (b"null", b"{}") else job.raw_args,
+                "args", b"" if job.args_json in (b"null", b"{}") else job.args_json,
             ]  # fmt: skip
             if seen.checkin:
                 fields += ("checkin", seen.checkin, "checkin_at", int(seen.checkin_at))

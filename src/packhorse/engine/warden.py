@@ -1,0 +1,109 @@
+"""Warden: stops jobs from outside (time limits, cancellation, the end of the pool) and says how they ended.
+
+Stopping is asked first and enforced later: a handler that does not end after it was cancelled loses its slot, its
+delivery is settled without it, and whatever it returns afterwards is not heard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from packhorse.clock import Clock
+from packhorse.engine.outcome import decide, error_text
+from packhorse.engine.slots import DeadlineWatch, Interruption, Slot
+from packhorse.errors import JobTimeout
+from packhorse.job import Job
+from packhorse.protocols.base import RETURNED, Dead, Outcome
+from packhorse.registry import Handler, Registry
+
+if TYPE_CHECKING:
+    from packhorse.engine.executor import Executor
+
+log = logging.getLogger(__name__)
+
+#: A stopped handler that has not ended after this many seconds is given up.
+CANCEL_GRACE = 5.0
+
+
+class Warden:
+    """Acts on the slots of one executor."""
+
+    def __init__(self, executor: Executor, registry: Registry, clock: Clock) -> None:
+        self._executor = executor
+        self._registry = registry
+        self._clock = clock
+        self._deadlines = DeadlineWatch(executor.slots, self._expired)
+        self._abandoned: set[asyncio.Task[None]] = set()
+
+    def arm(self, slot: Slot, seconds: float) -> None:
+        """The job in this slot must end within so many seconds."""
+        self._deadlines.arm(slot, asyncio.get_running_loop().time() + seconds)
+
+    def cancel(self, job_id: str) -> bool:
+        """Stop a running job for good: it goes to the dead set as cancelled. False if it does not run here."""
+        for slot in self._executor.slots:
+            if slot.delivery is not None and slot.delivery.job is not None and slot.delivery.job.id == job_id:
+                self._interrupt(slot, Interruption.CANCEL)
+                return True
+        return False
+
+    def interrupt_all(self) -> None:
+        """The time to stop has come: running jobs are cancelled and go back to the store."""
+        for slot in self._executor.slots:
+            if slot.delivery is not None:
+                self._interrupt(slot, Interruption.STOP)
+
+    def abandon_all(self) -> None:
+        """Whatever still runs is not waited for: its delivery goes back now."""
+        for slot in list(self._executor.slots):
+            if slot.delivery is not None:
+                self._give_up(slot, RETURNED)
+
+    def verdict(self, slot: Slot, handler: Handler, job: Job, error: BaseException | None) -> Outcome:
+        """What becomes of a job whose handler has ended with `error`, or without one although it was stopped."""
+        if error is not None:
+            if slot.interruption is Interruption.STOP:
+                return RETURNED
+            if slot.interruption is Interruption.CANCEL:
+                return Dead("cancelled")
+            if slot.interruption is Interruption.TIMEOUT:
+                error = JobTimeout(handler.name, handler.timeout or 0.0)
+            traced = error if log.isEnabledFor(logging.DEBUG) else None
+            log.info("job %s failed: %s", job, error_text(error), exc_info=traced)
+        return decide(handler, job, error, self._clock.wall())
+
+    def close(self) -> list[asyncio.Task[None]]:
+        """Stop watching; gives the tasks of given-up handlers that have not ended yet."""
+        self._deadlines.stop()
+        return list(self._abandoned)
+
+    def _interrupt(self, slot: Slot, why: Interruption) -> None:
+        if slot.interruption is None and slot.interrupt is not None:
+            slot.interruption = why
+            slot.interrupt()
+            self.arm(slot, CANCEL_GRACE)
+
+    def _expired(self, slot: Slot) -> None:
+        delivery = slot.delivery
+        if delivery is None or delivery.job is None:
+            return
+        if slot.interruption is None:
+            self._interrupt(slot, Interruption.TIMEOUT)
+            return
+        log.error("job %s does not end although it was stopped; its slot is replaced", delivery.job)
+        handler = self._registry.get(delivery.job.name)
+        assert handler is not None
+        self._give_up(slot, self.verdict(slot, handler, delivery.job, TimeoutError()))
+
+    def _give_up(self, slot: Slot, outcome: Outcome) -> None:
+        """Settle without waiting for the handler, and put a fresh slot in the place of its slot."""
+        delivery, slot.delivery = slot.delivery, None
+        assert delivery is not None
+        if slot.task is not None:
+            self._abandoned.add(slot.task)
+            slot.task.add_done_callback(self._abandoned.discard)
+            slot.task = None
+        self._executor.end(delivery, outcome)
+        self._executor.replace(slot)

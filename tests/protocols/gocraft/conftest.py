@@ -1,0 +1,44 @@
+"""What the tests of golden vectors start from: a clock that stands still, a namespace, an App and a link to the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+from keyspace import FakeClock, Keyspace
+
+from packhorse import App
+from packhorse.protocols.gocraft.keys import Keys
+from packhorse.store import Link, Store, StoreSettings
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def space(raw: redis.asyncio.Redis, namespace: str, clock: FakeClock) -> Keyspace:
+    return Keyspace(raw, namespace, clock)
+
+
+@pytest.fixture
+def keys(namespace: str) -> Keys:
+    return Keys(namespace)
+
+
+@pytest.fixture
+async def still_app(url: str, namespace: str, clock: FakeClock) -> AsyncIterator[App]:
+    """An App for which no time passes."""
+    app = App(url, namespace=namespace, clock=clock)
+    yield app
+    await app.client.aclose()
+
+
+@pytest.fixture
+async def link(url: str) -> AsyncIterator[Link]:
+    """For services that are driven without a pool."""
+    store = Store(StoreSettings(url))
+    yield store.link()
+    await store.close()
