@@ -21,7 +21,12 @@ from packhorse.cli.options import Given
 log = logging.getLogger(__name__)
 
 LARGEST_FILE = 1 << 20
-TOP: Mapping[str, tuple[type, ...]] = {"app": (str, list), "url": (str,), "namespace": (str,), "worker": (dict,)}
+TOP: Mapping[str, tuple[type, ...]] = {
+    "app": (str, list),
+    "url": (str,),
+    "namespace": (str,),
+    "worker": (dict,),
+}
 WORKER: Mapping[str, tuple[type, ...]] = {
     "concurrency": (int,),
     "processes": (int,),
@@ -48,7 +53,9 @@ def settings(given: Given) -> Settings:
     named = given.config if given.config is not None else os.environ.get("PACKHORSE_CONFIG")
     if named:
         path = Path(named)
-        return _from_table(path, _pyproject(_parsed(path)) if path.name == "pyproject.toml" else _parsed(path))
+        return _from_table(
+            path, _pyproject(_parsed(path)) if path.name == "pyproject.toml" else _parsed(path)
+        )
     own = Path("packhorse.toml")
     if own.exists():
         return _from_table(own, _parsed(own))

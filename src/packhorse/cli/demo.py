@@ -34,7 +34,6 @@ DEFAULT_DATA = Path(".packhorse/demo")
 LOOK_EVERY = 0.1
 #: Workers that were told twice to end get this long before they are killed.
 KILL_AFTER = 5.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Folders of the standard library that hold other people's code.
 FOREIGN = {"site-packages", "dist-packages"}
 
@@ -76,7 +75,7 @@ class Options:
 @click.option("--limit", type=click.IntRange(1), default=None, hidden=True, help="Read only so many files.")
 def demo(
     data: Path, processes: int | None, resume: bool, keep_server: bool, source: Path | None, limit: int | None
-) -> None:
+) -> int:
     """Run real jobs on an embedded server: nothing to install or to set up.
 
     Every .py file of the running Python's standard library, its tests included, is one job, which tokenises,
@@ -85,12 +84,11 @@ def demo(
     options = Options(data, processes or _cpus(), resume, keep_server, source, limit)
     session = Session(options)
     try:
-        code = asyncio.run(session.run())
+        return asyncio.run(session.run())
     except KeyboardInterrupt:
         # Before the session listened to signals, so nothing has begun.
         write(session.farewell())
-        code = INTERRUPTED
-    sys.exit(code)
+        return INTERRUPTED
 
 
 class Session:
@@ -106,8 +104,10 @@ class Session:
     async def run(self) -> int:
         """Gives the exit code. Errors: PackhorseError."""
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # Started with nohup it is meant to outlive the terminal.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal, number)
         try:
             await self._run()
         except Interrupted:
@@ -120,12 +120,15 @@ class Session:
         if self._options.data != DEFAULT_DATA:
             again += f" --data {shlex.quote(str(self._options.data))}"
         now = self._progress
-        if now is None:
+        if now is not None:
+            how_far = (
+                f"{now.ended:,} of {now.total:,} files are through, the others wait in {self._options.data}."
+            )
+        elif self._options.resume:
+            how_far = "the run is as it was."
+        else:
             return f"Interrupted before any job ran. Start again with: {again}"
-        return (
-            f"Interrupted: {now.ended:,} of {now.total:,} files are through, the others wait in "
-            f"{self._options.data}.\nGo on with: {again} --resume\nStart anew with: {again}"
-        )
+        return f"Interrupted: {how_far}\nGo on with: {again} --resume\nStart anew with: {again}"
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._signalled.is_set() and self._workers is not None:
@@ -245,11 +248,12 @@ class Workers:
 
     @classmethod
     async def start(cls, folder: DemoFolder, server: EmbeddedServer, processes: int) -> Workers:
-        command = [
-            sys.executable, "-m", "packhorse", "worker", "packhorse.cli.demo_jobs:app",
-            "--processes", str(processes), "--concurrency", "1",
-        ]  # fmt: skip
-        environment = os.environ | {"PACKHORSE_URL": server.url, RESULTS_VARIABLE: str(folder.results)}
+        settings = folder.configure(server.url, app.namespace, processes)
+        target = f"{count_tokens.__module__}:app"
+        command = [sys.executable, "-m", "packhorse", "worker", target, "--config", str(settings)]
+        # What the shell says about other workers is not for these.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PACKHORSE_")}
+        environment[RESULTS_VARIABLE] = str(folder.results)
         with folder.worker_log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -322,7 +326,9 @@ def _program() -> str:
     if called.name != "packhorse":
         return f"{shlex.quote(_near(Path(sys.executable)))} -m packhorse"
     found = shutil.which("packhorse")
-    return "packhorse" if found is not None and called.samefile(found) else shlex.quote(_near(called))
+    if found is not None and (not called.exists() or called.samefile(found)):
+        return "packhorse"
+    return shlex.quote(_near(called))
 
 
 def _near(path: Path) -> str:

@@ -6,6 +6,7 @@ Only one demo uses a folder at a time, and only files that a demo makes are ever
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -43,6 +44,7 @@ class DemoFolder:
         self.lock_fd = -1
         self._lock = self.path / "packhorse-demo.lock"
         self._run = self.path / "run.json"
+        self._settings = self.path / "packhorse.toml"
 
     def __enter__(self) -> DemoFolder:
         try:
@@ -97,6 +99,16 @@ class DemoFolder:
         draft = self._run.with_suffix(".tmp")
         draft.write_bytes(msgspec.json.encode(run))
         draft.replace(self._run)
+
+    def configure(self, url: str, namespace: str, processes: int) -> Path:
+        """Write the settings file of the workers and give its path."""
+        # A TOML text may be written as a JSON text. One slot each: a process tokenises one file at a time.
+        self._settings.write_text(
+            f"url = {json.dumps(url, ensure_ascii=False)}\nnamespace = {json.dumps(namespace)}\n\n"
+            f"[worker]\nprocesses = {processes}\nconcurrency = 1\n",
+            encoding="utf-8",
+        )
+        return self._settings
 
     def _check_ours(self) -> None:
         if not self._lock.exists() and any(self.path.iterdir()):

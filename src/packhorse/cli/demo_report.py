@@ -70,7 +70,8 @@ class Display:
 
     def __init__(self, begin: Progressed) -> None:
         self._begin = begin
-        self._started = self._last_line = tick()
+        self._started = tick()
+        self._next_line = LINE_EVERY
         self._bars = _bars(begin) if sys.stdout.isatty() else None
 
     def __enter__(self) -> Display:
@@ -91,8 +92,8 @@ class Display:
             for bar in self._bars.tasks:
                 count = getattr(now, bar.description)
                 self._bars.update(bar.id, completed=count, rate=rate if bar.description == "done" else "")
-        elif tick() - self._last_line >= LINE_EVERY:
-            self._last_line = tick()
+        elif seconds >= self._next_line:
+            self._next_line += LINE_EVERY
             write(
                 f"{seconds:4.0f} s: {now.done:,} of {now.total:,} done, {now.queued:,} queued, "
                 f"{now.running} running, {now.retrying} retrying, {now.dead} dead, {rate}"
@@ -105,7 +106,7 @@ def _bars(begin: Progressed) -> Progress:
 
     bars = Progress(
         TextColumn("{task.description:>9}"),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
         TextColumn("{task.completed:>6,.0f} of {task.total:,.0f}"),
         TextColumn("{task.fields[rate]:>13}"),
     )

@@ -84,7 +84,9 @@ def _usage(error: click.UsageError) -> Fault:
 
 def _remedy(error: PackhorseError) -> str:
     if isinstance(error, StoreUnavailable) and "cannot be reached" in str(error):
-        return "is a server running there? --url or PACKHORSE_URL names another; `packhorse demo` brings its own"
+        return (
+            "is a server running there? --url or PACKHORSE_URL names another; `packhorse demo` brings its own"
+        )
     if isinstance(error, StoreRefused) and error.code == "NOPERM":
         return "the server's user lacks this right: give it, or log in as another user"
     return ""

@@ -59,7 +59,11 @@ class When(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()
         try:
-            at = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else datetime.fromisoformat(text).timestamp()
+            at = (
+                float(text)
+                if re.fullmatch(r"\d+(\.\d+)?", text)
+                else datetime.fromisoformat(text).timestamp()
+            )
         except (ValueError, OverflowError, OSError):
             self.fail(
                 f"{text!r} is no time; write 2030-01-31T09:00, 2030-01-31T09:00:00+01:00 or an epoch second",
@@ -95,12 +99,21 @@ def read_object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as exc:
         raise ValueError(f"{text[:60]!r} is no JSON: {exc}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{text[:60]!r} is no JSON object; arguments have names: {{\"address\": \"a@example.com\"}}")
+        raise ValueError(
+            f'{text[:60]!r} is no JSON object; arguments have names: {{"address": "a@example.com"}}'
+        )
     return value
 
 
 def connection_options(command: F) -> F:
     """Which store, which App, which settings, how talkative."""
+    return connection_options_with(_keep)(command)
+
+
+def connection_options_with(
+    on_config: Callable[[click.Context, click.Parameter, Any], None],
+) -> Callable[[F], F]:
+    """The same, with a callback of the command's own for --config; it runs before those of all other options."""
     options = (
         click.option(
             "--app", metavar="MODULE:APP", expose_value=False, callback=_keep,
@@ -115,16 +128,20 @@ def connection_options(command: F) -> F:
             help="Prefix of every key, as in App(namespace=...).  [env: PACKHORSE_NAMESPACE]",
         ),
         click.option(
-            "--config", metavar="FILE", expose_value=False, callback=_keep, is_eager=True,
+            "--config", metavar="FILE", expose_value=False, callback=on_config, is_eager=True,
             help="Settings file instead of ./packhorse.toml or ./pyproject.toml.  [env: PACKHORSE_CONFIG]",
         ),
         click.option(
             "-v", "--verbose", count=True, expose_value=False, callback=_keep, help="Say more; -vv for everything.",
         ),
     )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def json_option(command: F) -> F:

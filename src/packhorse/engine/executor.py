@@ -90,7 +90,10 @@ class Executor:
         """How many jobs may come now, or None for none."""
         waiting = len(self._ready)
         slots = max(len(self._idle) - waiting, 0)
-        ahead = max(self.pace.prefetch() - max(waiting - len(self._idle), 0), 0)
+        most = self.pace.prefetch()
+        ahead = max(most - max(waiting - len(self._idle), 0), 0)
+        if not slots and ahead < most / 2:
+            return None  # half a batch waits still: many small fetches would cost more than they bring
         return Want(slots, ahead, self.pace.quick) if slots or ahead else None
 
     def take_outcomes(self) -> list[Settlement]:
@@ -166,7 +169,7 @@ class Executor:
             slot.delivery = None
             if not clean:
                 # The handler left context variables behind: the next job must not see them.
-                slot.task = loop.create_task(self._serve(slot), name=task.get_name())
+                slot.task = loop.create_task(self._serve(slot), name=task.get_name(), context=context)
                 return
             if self._ready:
                 await asyncio.sleep(0)

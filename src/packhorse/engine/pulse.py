@@ -15,7 +15,7 @@ from packhorse.protocols.base import WireProtocol
 
 log = logging.getLogger(__name__)
 
-BEAT_EVERY = 2.5
+BEAT_EVERY = 3.0
 
 
 class Pulse:

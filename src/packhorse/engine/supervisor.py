@@ -22,7 +22,7 @@ from packhorse.protocols.base import Guardian, WireProtocol
 
 log = logging.getLogger(__name__)
 
-BEAT_EVERY = 2.5
+BEAT_EVERY = 3.0
 LOOK_EVERY = 5.0
 #: A process that dies sooner than this after its start is restarted later each time.
 HEALTHY_AFTER = 10.0

@@ -91,9 +91,12 @@ class State:
     def __getitem__(self, key: str) -> Any:
         return next(entry["value"] for entry in self.entries if entry["key"] == key)
 
+    def keys(self) -> set[str]:
+        return {entry["key"] for entry in self.entries}
+
     def without(self, *keys: str) -> State:
         """Keys that packhorse does not leave behind; each must be there in Go's state."""
-        assert set(keys) <= {entry["key"] for entry in self.entries}
+        assert set(keys) <= self.keys()
         return State(entry for entry in self.entries if entry["key"] not in keys)
 
     def having(self, key: str, kind: str, value: object, ttl: int | None = None) -> State:

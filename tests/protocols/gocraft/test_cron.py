@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from datetime import time as clock_time
+from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -33,10 +34,6 @@ def following(schedule: Schedule | Every, after: int, count: int) -> list[int | 
     return found
 
 
-def row_ids(row: dict[str, Any]) -> str:
-    return f"{row['spec']} {row['tz']} {row['from']}"
-
-
 @pytest.fixture
 def local_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Sets the zone of this process, as an operator does with TZ."""
@@ -53,13 +50,13 @@ def local_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 # Robfig's own answers.
 
 
-@pytest.mark.parametrize("row", golden()["next"], ids=row_ids)
+@pytest.mark.parametrize("row", golden()["next"], ids=itemgetter("spec"))
 def test_fires_when_robfig_fires(row: dict[str, Any]) -> None:
     schedule = parse(row["spec"], ZoneInfo(row["tz"]), reject_never=False)
     assert following(schedule, row["from"], len(row["next"])) == row["next"]
 
 
-@pytest.mark.parametrize("row", golden()["next"], ids=row_ids)
+@pytest.mark.parametrize("row", golden()["next"], ids=itemgetter("spec"))
 def test_without_a_zone_it_counts_in_the_zone_of_the_process(row: dict[str, Any], local_zone: Any) -> None:
     local_zone(row["tz"])
     schedule = parse(row["spec"], reject_never=False)
@@ -125,7 +122,7 @@ def test_an_error_survives_pickling() -> None:
     with pytest.raises(CronError) as caught:
         parse("0 25 * * *")
     copy = pickle.loads(pickle.dumps(caught.value))
-    assert isinstance(copy, ValueError)
+    assert isinstance(copy, CronError)
     assert copy.field == "hour"
     assert str(copy) == str(caught.value)
 
@@ -152,22 +149,11 @@ def test_odd_specs_that_robfig_takes(odd: str, plain: str) -> None:
 @pytest.mark.parametrize(
     ("duration", "seconds"),
     [
-        ("90s", 90),
-        ("1h30m", 5400),
-        ("2h45m30.9s", 9930),
-        ("1.5h", 5400),
-        (".5m", 30),
-        ("1.m", 60),
-        ("0", 1),
-        ("-5s", 1),
-        ("+5s", 5),
-        ("500ms", 1),
-        ("2000000us1000000\u00b5s1000000\u03bcs", 4),
-        ("3000000000ns", 3),
-        ("1s1s", 2),
-        ("2562047h47m16.854775807s", 9223372036),
+        ("90s", 90), ("1h30m", 5400), ("2h45m30.9s", 9930), ("1.5h", 5400), (".5m", 30), ("1.m", 60),
+        ("0", 1), ("-5s", 1), ("+5s", 5), ("500ms", 1), ("2000000us1000000\u00b5s1000000\u03bcs", 4),
+        ("1s1s", 2), ("3000000000ns", 3), ("2562047h47m16.854775807s", 9223372036),
     ],
-)
+)  # fmt: skip
 def test_every_takes_go_durations(duration: str, seconds: int) -> None:
     assert parse(f"@every {duration}") == Every(seconds)
     assert parse(f"TZ=Asia/Tokyo @every {duration}") == Every(seconds)
@@ -203,13 +189,9 @@ def test_never_fires() -> None:
 # Models.
 
 FIELDS = {
-    "second": (0, 59),
-    "minute": (0, 59),
-    "hour": (0, 23),
-    "day": (1, 31),
-    "month": (1, 12),
-    "weekday": (0, 6),
-}
+    "second": (0, 59), "minute": (0, 59), "hour": (0, 23),
+    "day": (1, 31), "month": (1, 12), "weekday": (0, 6),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,26 +209,21 @@ def parts(draw: st.DrawFn, name: str, wide: bool = False) -> Part:
     every = Part("*", frozenset(range(low, high + 1)), star=True)
     if wide or draw(st.booleans()):
         return every
-    pieces = []
-    numbers: set[int] = set()
+    pieces = {}
     for _ in range(draw(st.integers(1, 3))):
         first = draw(st.integers(low, high))
         last = draw(st.integers(first, high))
         step = draw(st.integers(1, high + 3))
-        text, chosen = draw(
-            st.sampled_from(
-                [
-                    (f"{first}", range(first, first + 1)),
-                    (f"{first}-{last}", range(first, last + 1)),
-                    (f"{first}-{last}/{step}", range(first, last + 1, step)),
-                    (f"{first}/{step}", range(first, high + 1, step)),
-                    (f"*/{step + 1}", range(low, high + 1, step + 1)),
-                ]
-            )
-        )
-        pieces.append(text)
-        numbers |= set(chosen)
-    return Part(",".join(pieces), frozenset(numbers))
+        forms = {
+            f"{first}": range(first, first + 1),
+            f"{first}-{last}": range(first, last + 1),
+            f"{first}-{last}/{step}": range(first, last + 1, step),
+            f"{first}/{step}": range(first, high + 1, step),
+            f"*/{step + 1}": range(low, high + 1, step + 1),
+        }
+        text = draw(st.sampled_from(sorted(forms)))
+        pieces[text] = forms[text]
+    return Part(",".join(pieces), frozenset().union(*pieces.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,12 +248,8 @@ class Model:
         return either and when.month in self.month.numbers
 
     def fits(self, when: datetime) -> bool:
-        return (
-            when.second in self.second.numbers
-            and when.minute in self.minute.numbers
-            and when.hour in self.hour.numbers
-            and self.fits_date(when.date())
-        )
+        clock = when.second in self.second.numbers and when.minute in self.minute.numbers
+        return clock and when.hour in self.hour.numbers and self.fits_date(when.date())
 
     def first(self, after: int, until: int, zone: tzinfo, step: int = 1) -> int | None:
         """Looks at every moment from the first multiple of the step."""
@@ -386,12 +359,9 @@ def test_a_zone_that_left_out_a_day_does_not_stop_the_search() -> None:
     assert datetime.fromtimestamp(found, apia).isoformat() == "2011-12-31T12:00:00+14:00"
 
 
-def test_fixed_offsets_are_zones_too() -> None:
-    schedule = parse("0 0 * * *", timezone(timedelta(hours=5, minutes=30)))
-    assert schedule.next(FROM) == 1600021800
-
-
-def test_a_zone_in_the_spec_beats_the_default() -> None:
+def test_zones_by_name_and_by_offset() -> None:
+    half_past = timezone(timedelta(hours=5, minutes=30))
+    assert parse("0 0 * * *", half_past).next(FROM) == 1600021800
     schedule = parse("TZ=Asia/Tokyo 0 9 * * *", ZoneInfo("America/New_York"))
     assert schedule == parse("0 9 * * *", ZoneInfo("Asia/Tokyo"))
     assert parse("TZ=Local 0 9 * * *", ZoneInfo("Asia/Tokyo")) == schedule
@@ -406,19 +376,15 @@ class CountingZone(tzinfo):
         self.asked += 1
         return timedelta(0)
 
-    def dst(self, when: datetime | None) -> timedelta:
-        return timedelta(0)
+    dst = utcoffset
+
+    def tzname(self, when: datetime | None) -> str:
+        return "counting"
 
 
 @pytest.mark.parametrize(
     ("spec", "limit"),
-    [
-        ("* * * * * *", 10),
-        ("*/5 * * * *", 20),
-        ("30 4 * * *", 50),
-        ("59 59 23 31 12 *", 150),
-        ("0 0 29 2 *", 600),
-    ],
+    [("* * * * * *", 10), ("*/5 * * * *", 20), ("30 4 * * *", 50), ("0 0 31 12 *", 150), ("0 0 29 2 *", 600)],
 )
 def test_next_leaps_instead_of_scanning(spec: str, limit: int) -> None:
     zone = CountingZone()

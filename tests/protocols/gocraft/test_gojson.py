@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from vectors import rows, vectors
 
@@ -25,14 +25,15 @@ from packhorse.protocols.gocraft import gojson
 from packhorse.protocols.gocraft.gojson import NotEncodable, depth_exceeds, encode, encode_exact, fragile
 
 ORDINARY = {"address": "a@example.com", "subject": "hello", "customer_id": 4}
+#: (as stored, as Go writes it again, as cjson does), of the args that both can read.
+REENCODED = [
+    row for row in rows("reencode") if "ERROR" not in f"{row[1]} {row[2]}" and "\ufffd" not in row[1]
+]
 
 
 def as_go_decodes(text: str | bytes) -> Any:
     """Go reads every number of args into a float64."""
     return json.loads(text, parse_int=float)
-
-
-# The golden tables.
 
 
 @pytest.mark.parametrize(("hex_float", "text"), rows("go_float_to_json"))
@@ -61,15 +62,8 @@ def test_unique_keys_as_go_computes_them(args: str, key: str, _error: None) -> N
     assert b"ns:unique:wat:" + text == key.encode()
 
 
-@pytest.mark.parametrize(
-    ("stored", "by_go"),
-    [
-        (stored, by_go)
-        for stored, by_go, _ in rows("reencode")
-        if isinstance(stored, str) and not by_go.startswith("ERROR") and "\ufffd" not in by_go
-    ],
-)
-def test_args_as_go_writes_them_after_a_failure(stored: str, by_go: str) -> None:
+@pytest.mark.parametrize(("stored", "by_go", "_by_cjson"), REENCODED)
+def test_args_as_go_writes_them_after_a_failure(stored: str, by_go: str, _by_cjson: str) -> None:
     assert encode(as_go_decodes(stored)) == by_go.encode()
 
 
@@ -93,8 +87,6 @@ def test_args_of_jobs_that_go_wrote(job: str) -> None:
 
     assert encode(json.loads(args[1], parse_int=integer)) == args[1].encode()
 
-
-# The fast path gives what the exact one gives.
 
 CHARACTERS = '<>&\\"/\b\f\n\r\t\0\x1f\x7f{}[]:,é\u2027\u2028\u2029\U0001f600'
 FRAGMENTS = ["null", ":null,", "1.0", ":1.0,", "1e5", "[]", "\\b", "\\\\b", ".0}", ":12345678901234567890,"]
@@ -131,34 +123,22 @@ class Colour(enum.Enum):
     HALF = 0.5
 
 
-moments = st.datetimes() | st.datetimes(timezones=st.just(datetime.UTC)) | st.dates() | st.timedeltas()
-rich_scalars = (
-    scalars
-    | moments
-    | st.uuids()
-    | st.binary(max_size=6)
-    | st.decimals()
-    | st.sampled_from(Colour)
-    | st.sets(st.integers(), max_size=4)
-    | st.frozensets(texts, max_size=4)
-    | st.floats()
-    | st.integers()
-    | st.text(st.characters(), max_size=4)
-    | st.just(object())
-)
 rich_keys = texts | st.integers() | st.uuids() | st.dates() | st.none() | st.booleans() | st.floats()
+rich_scalars = st.one_of(
+    scalars, st.datetimes(), st.datetimes(timezones=st.just(datetime.UTC)), st.dates(), st.timedeltas(),
+    st.uuids(), st.binary(max_size=6), st.decimals(), st.sampled_from(Colour), st.floats(), st.integers(),
+    st.sets(st.integers(), max_size=4), st.frozensets(texts, max_size=4),
+    st.text(st.characters(), max_size=4), st.just(object()),
+)  # fmt: skip
 rich_values = st.recursive(
     rich_scalars,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.tuples(inner, inner)
-        | st.dictionaries(rich_keys, inner, max_size=3)
-        | st.dictionaries(texts, inner, max_size=3)
-        | st.builds(Point, inner, inner)
-        | st.builds(Order, inner, inner)
+    lambda inner: st.one_of(
+        st.dictionaries(texts, inner, max_size=3), st.dictionaries(rich_keys, inner, max_size=3),
+        st.lists(inner, max_size=3), st.tuples(inner, inner), st.builds(Point, inner, inner),
+        st.builds(Order, inner),
     ),
     max_leaves=8,
-)
+)  # fmt: skip
 
 
 def outcome(encoder: Any, value: object) -> bytes | str:
@@ -170,12 +150,6 @@ def outcome(encoder: Any, value: object) -> bytes | str:
 
 
 @given(json_values)
-@example({"a": None})
-@example({"a": [1.0]})
-@example({"a": [1, 1e16]})
-@example([2**63, -(2**63)])
-@example({"a": "\b"})
-@example({"a": "\\b"})
 def test_fast_and_exact_encoder_agree(value: object) -> None:
     assert encode(value) == encode_exact(value)
 
@@ -192,11 +166,8 @@ def same(read: object, sent: object) -> bool:
     if isinstance(sent, list):
         return isinstance(read, list) and len(read) == len(sent) and all(map(same, read, sent))
     if isinstance(sent, dict):
-        return (
-            isinstance(read, dict)
-            and read.keys() == sent.keys()
-            and all(same(read[k], sent[k]) for k in sent)
-        )
+        assert isinstance(read, dict)
+        return read.keys() == sent.keys() and all(same(read[key], sent[key]) for key in sent)
     return type(read) is type(sent) and read == sent
 
 
@@ -250,9 +221,6 @@ def test_ordinary_values_stay_on_the_fast_path(value: object, monkeypatch: pytes
     assert encode(value) == expected
 
 
-# Values that only Python has.
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -267,8 +235,7 @@ def test_ordinary_values_stay_on_the_fast_path(value: object, monkeypatch: pytes
         ({"s": {3, 20, 1}}, '{"s":[1,3,20]}'),
         ((1, (2.0,)), "[1,[2]]"),
         (None, "null"),
-        ({}, "{}"),
-        ([], "[]"),
+        ({"a": {}, "b": []}, '{"a":{},"b":[]}'),
     ],
 )
 def test_python_values(value: object, text: str) -> None:
@@ -341,9 +308,6 @@ def test_a_hundred_levels_pass_and_cycles_do_not() -> None:
         encode({"point": point})
 
 
-# fragile
-
-
 @pytest.mark.parametrize(
     ("args", "verdict"),
     [
@@ -351,11 +315,9 @@ def test_a_hundred_levels_pass_and_cycles_do_not() -> None:
         (None, None),
         ({"id": 1234567890123456789}, "$.id is an integer of 19 digits"),
         ({"a": [1, {"n": -123456789012345}]}, "$.a[1].n is an integer of 15 digits"),
-        ({"ok": 99999999999999, "ms": 1700000000123}, None),
+        ({"ok": 99999999999999, "ms": 1700000000123, "pi": 3.1415926535897}, None),
         ({"pi": 3.14159265358979}, "$.pi is a float of 15 significant digits"),
-        ({"pi": 3.1415926535897}, None),
-        ({"tiny": 1.2345678901234e-10, "wide": 1.5e300}, None),
-        ({"tiny": 0.000012345678901234}, None),
+        ({"tiny": 1.2345678901234e-10, "wide": 1.5e300, "small": 0.000012345678901234}, None),
         ({"tiny": 1.23456789012345e-10}, "$.tiny is a float of 15 significant digits"),
         ({"tags": []}, "$.tags is an empty list"),
         ({"a": {"b c": [[1], []]}}, '$.a["b c"][1] is an empty list'),
@@ -384,20 +346,10 @@ def test_what_is_not_fragile_survives_cjson(value: object) -> None:
         assert fragile(encode({"value": value})) is not None
 
 
-@pytest.mark.parametrize(
-    ("stored", "by_cjson"),
-    [
-        (stored, by_cjson)
-        for stored, by_go, by_cjson in rows("reencode")
-        if isinstance(stored, str) and not by_go.startswith("ERROR") and not by_cjson.startswith("ERROR")
-    ],
-)
-def test_fragile_knows_every_damage_of_the_golden_table(stored: str, by_cjson: str) -> None:
+@pytest.mark.parametrize(("stored", "_by_go", "by_cjson"), REENCODED)
+def test_fragile_knows_every_damage_of_the_golden_table(stored: str, _by_go: str, by_cjson: str) -> None:
     if as_go_decodes(stored) != as_go_decodes(by_cjson):
         assert fragile(stored.encode()) is not None
-
-
-# depth_exceeds
 
 
 def depth_of(value: object) -> int:
@@ -416,20 +368,13 @@ def test_depth_is_that_of_the_value(value: object, limit: int) -> None:
 @pytest.mark.parametrize(
     ("raw", "exceeds"),
     [
-        (b"[" * 101, True),
-        (b"[" * 100 + b"]" * 100, False),
-        (b"[[]," * 50 + b"[]" + b"]" * 50, False),
-        (b'{"k":' * 101 + b"1" + b"}" * 101, True),
-        (b"[" + b",".join([b"[]"] * 1000) + b"]", False),
-        (b'{"a":"' + b"[" * 500 + b'"}', False),
-        (b'{"a":"\\"' + b"[" * 500 + b'"}', False),
-        (b'{"a":"\\\\"' + b"[" * 500, True),
-        (b"]" * 5 + b"[" * 500, True),
-        (b'"' + b"[" * 500, False),
-        (b'"\\', False),
-        (b"", False),
+        (b"[" * 101, True), (b"[" * 100 + b"]" * 100, False), (b"[[]," * 50 + b"[]" + b"]" * 50, False),
+        (b'{"k":' * 101 + b"1" + b"}" * 101, True), (b"[" + b",".join([b"[]"] * 1000) + b"]", False),
+        (b'{"a":"' + b"[" * 500 + b'"}', False), (b'{"a":"\\"' + b"[" * 500 + b'"}', False),
+        (b'{"a":"\\\\"' + b"[" * 500, True), (b"]" * 5 + b"[" * 500, True), (b'"' + b"[" * 500, False),
+        (b'"\\', False), (b"", False),
     ],
-)
+)  # fmt: skip
 def test_depth_of_raw_bytes(raw: bytes, exceeds: bool) -> None:
     assert depth_exceeds(raw, 100) is exceeds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +13,18 @@ from vectors import Vector
 
 from packhorse import App, Job
 from packhorse.engine.pool import WorkerPool
+from packhorse.protocols.gocraft import codec
 from packhorse.protocols.gocraft.mover import Mover
 from packhorse.protocols.gocraft.upkeep import Observer
 from packhorse.service import Service
 
 Args = dict[str, Any] | None
+
+
+@pytest.fixture(autouse=True)
+def _within_a_second(clock: FakeClock) -> None:
+    """The start of a job is reckoned back from now, which must not lead into the second before."""
+    clock.advance(0.5)
 
 
 class Held:
@@ -87,7 +95,7 @@ async def test_a_pool_without_a_limit_leaves_the_limit_of_another_alone(
     async with still_app.worker(concurrency=1):
         pass
     async with second.worker(concurrency=1):
-        pass
+        await eventually(lambda: space.raw.exists(space.key("last_periodic_enqueue")))
     await space.becomes(state(vector).having("ns:jobs:wat:max_concurrency", "string", "3"))
 
 
@@ -237,7 +245,158 @@ FAILURES_WITHOUT_LOSS = {
 }
 
 
+async def fails(vector: Vector, failure: Failure, app: App, space: Keyspace) -> None:
+    """Run the job to its failure, stop, and compare with what Go left."""
+
+    @app.job(name="wat", **failure.options)
+    async def wat(**args: Any) -> None:
+        raise failure.error
+
+    await app.client.enqueue_async("wat", failure.args)
+    async with app.worker(concurrency=1) as pool:
+        await pool.drain()
+    wanted = state(vector).signed_off()
+    for name in {"ns:retry", "ns:dead"} & wanted.keys():
+        (kept,) = wanted[name]
+        assert failure.differs[0] in kept["member"]
+        kept = {**kept, "member": kept["member"].replace(*failure.differs)}
+        wanted = wanted.having(name, "zset", [kept])
+    await space.becomes(wanted, parsed=vector["name"] == "fail_error_text")
+
+
 @golden("worker", *FAILURES)
+async def test_a_failure(vector: Vector, still_app: App, space: Keyspace) -> None:
+    await fails(vector, FAILURES[vector["name"]], still_app, space)
+    retries = [score - space.clock.start for _, score in await space.members("retry")]
+    if vector["name"] == "fail_custom_backoff":
+        assert retries == [vector["facts"]["retry_score_minus_failed_at"]] == [5]
+    elif vector["name"] == "fail_first_retry":
+        assert retries[0] in range(16, 75, 2)
+
+
 @golden("worker", *FAILURES_IN_PYTHON, quirk=14)
+async def test_a_failure_in_words_of_python(vector: Vector, still_app: App, space: Keyspace) -> None:
+    await fails(vector, FAILURES_IN_PYTHON[vector["name"]], still_app, space)
+
+
 @golden("worker", *FAILURES_WITHOUT_LOSS, quirk=2)
-def test_placeholder() -> None: ...
+async def test_a_failure_leaves_args_alone(vector: Vector, still_app: App, space: Keyspace) -> None:
+    await fails(vector, FAILURES_WITHOUT_LOSS[vector["name"]], still_app, space)
+
+
+@golden("worker", "raw_producer_payload_reencoded", quirk=2)
+async def test_a_foreign_producers_payload_keeps_its_args_and_its_own_fields(
+    vector: Vector, still_app: App, space: Keyspace
+) -> None:
+    args = r'{"f": 1.0, "big": 12345678901234567890, "e": 1E5, "s": "a\/b \u00e9"}'
+    sent = f'{{"args": {args}, "name": "wat", "id": "py-1", "t": 1700000000, "extra": {{"x": 1}}}}'
+    assert sent in [command["argv"][-1] for command in vector["commands"]]
+
+    @still_app.job(name="wat")
+    async def wat(**args: Any) -> None:
+        raise Exception("oops")
+
+    await space.raw.lpush(space.key("jobs:wat"), sent)
+    await space.raw.sadd(space.key("known_jobs"), "wat")
+    async with still_app.worker(concurrency=1) as pool:
+        await pool.drain()
+    kept = (
+        f'{{"name":"wat","id":"py-1","t":1700000000,"args":{args},"fails":1,"err":"oops","failed_at":<T>,'
+        '"extra":{"x": 1}}'
+    )
+    wanted = state(vector).signed_off()
+    await space.becomes(wanted.having("ns:retry", "zset", [{"member": kept, "score": "<RETRY_AT>"}]))
+
+
+@golden("worker", "fail_second_time_then_dead", quirk=2)
+async def test_three_failures_and_the_moves_between_them(
+    vector: Vector, still_app: App, space: Keyspace, clock: FakeClock
+) -> None:
+    """Go's mover makes `{}` of `[]` on the way; here the list stays one."""
+
+    @still_app.job(name="wat", max_fails=3)
+    async def wat(**args: Any) -> None:
+        raise Exception("oops")
+
+    paused = space.key("jobs:wat:paused")
+    await still_app.client.enqueue_async("wat", {"path": "a/b", "l": [], "o": {}, "n": None})
+    async with still_app.worker(concurrency=1) as pool:
+        first = state(vector, "after failure 1").without("ns:worker:<WORKER_1>")
+        await space.becomes(first)
+        for run in (2, 3):
+            await space.raw.set(paused, "1")
+            clock.advance(200)
+            poke(pool, Mover)
+            moved = with_list(
+                state(
+                    vector,
+                    f"moved back to the queue by the retrier (paused so that it stays), before run {run}",
+                )
+            )
+            await space.becomes(moved, parsed=True)
+            await space.raw.delete(paused)
+            await space.becomes(with_list(state(vector, f"after failure {run}")))
+
+
+def with_list(wanted: State) -> State:
+    """A state with the empty list that Go turned into an object."""
+    text = json.dumps(wanted.entries).replace(r"\"l\":{}", r"\"l\":[]")
+    assert text != json.dumps(wanted.entries)
+    return State(json.loads(text))
+
+
+# Payloads that nobody here runs.
+
+
+@golden("worker", "stray_job", "payload_without_name", quirk=8)
+async def test_a_stray_job_goes_to_dead_and_the_locks_stay_right(
+    vector: Vector, still_app: App, space: Keyspace
+) -> None:
+    """Go takes the lock of the queue and gives back the one of the name in the payload."""
+    holding(still_app)
+    stray = vector["name"] == "stray_job"
+    sent = '{"name":"other","id":"stray1","t":1700000000,"args":null}'
+    await space.raw.lpush(
+        space.key("jobs:wat"),
+        sent if stray else sent.replace('"name":"other",', "").replace("stray", "noname"),
+    )
+    async with still_app.worker(concurrency=1) as pool:
+        await pool.drain()
+    other = "ns:jobs:other" if stray else "ns:jobs:"
+    wanted = state(vector).without(f"{other}:lock", f"{other}:lock_info", "ns:jobs:wat:lock_info")
+    await space.becomes(wanted.having("ns:jobs:wat:lock", "string", "0"))
+
+
+@golden("worker", "odd_payload_7", "odd_payload_8")
+async def test_an_odd_payload_that_go_can_read_runs(vector: Vector, still_app: App, space: Keyspace) -> None:
+    held = holding(still_app)
+    held.let_go()
+    await space.raw.lpush(space.key("jobs:wat"), vector["go_call"].removeprefix("LPUSH ns:jobs:wat "))
+    async with still_app.worker(concurrency=1):
+        await held.has_started()
+    (job,) = held.running
+    shown = " ".join(f"{key}:{value}" for key, value in job.args.items())
+    assert vector["facts"]["handler_saw"] == f'id="{job.id}" t={job.enqueued_at} args=map[{shown}]'
+    await space.becomes(state(vector).signed_off())
+
+
+@golden("worker", *[f"odd_payload_{n}" for n in (1, 2, 3, 4, 5, 6, 9)], quirk=3)
+async def test_an_odd_payload_that_go_cannot_read_is_kept_in_dead_and_frees_its_lock(
+    vector: Vector, still_app: App, space: Keyspace
+) -> None:
+    held = holding(still_app)
+    sent = vector["go_call"].removeprefix("LPUSH ns:jobs:wat ").encode()
+    await space.raw.lpush(space.key("jobs:wat"), sent)
+    async with still_app.worker(concurrency=1) as pool:
+        await pool.drain()
+    assert held.running == []
+    ((kept, score),) = await space.members("dead")
+    assert score == space.clock.start
+    # Go's page of dead jobs can show it, and nothing of it is lost.
+    job = codec.decode(kept, "")
+    assert (job.name, job.fails) == ("wat", 1)
+    assert job.last_error.startswith("undecodable payload: ")
+    assert codec.unwrapped(kept) == sent
+    wanted = state(vector).without("ns:jobs:wat:<POOL_1>:inprogress", "ns:jobs:wat:lock_info")
+    wanted = wanted.having("ns:jobs:wat:lock", "string", "0")
+    await space.becomes(wanted.having("ns:dead", "zset", [{"member": kept.decode(), "score": "<T>"}]))

@@ -13,14 +13,6 @@ from typing import Any, TypedDict
 DATA = Path(__file__).parent / "data" / "vectors.json"
 
 
-class FireTimes(TypedDict):
-    """One spec, asked six times over from `from`; a last None: it never fires."""
-
-    spec: str
-    tz: str
-    next: list[int | None]
-
-
 class Rejected(TypedDict):
     """A spec that Go refuses, and how."""
 
@@ -29,7 +21,7 @@ class Rejected(TypedDict):
 
 
 class Cron(TypedDict):
-    """What robfig/cron v3 made of specs. `from` is no Python name, so rows of `next` are read by key."""
+    """What robfig/cron v3 made of specs; rows of `next` have spec, tz, from, next, next_local."""
 
     note: str
     next: list[dict[str, Any]]

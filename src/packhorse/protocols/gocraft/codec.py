@@ -61,6 +61,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _text = msgspec.json.Encoder().encode
 _FIELDS = ("name", "id", "t", "args", "unique", "unique_key", "fails", "err", "failed_at")
 # A job as Go and packhorse write it: `t` is certain to be the top-level one, since all before it is matched.
+_lone_surrogate = re.compile("[\ud800-\udfff]")
 _STAMP = re.compile(rb'(\{"name":"[^"\\]*","id":"[^"\\]*","t":)-?\d+([,}])')
 
 
@@ -218,7 +219,7 @@ def _join(fields: dict[str, bytes], change: dict[str, bytes]) -> bytes:
 
 
 def _shortened(text: str) -> str:
-    text = text.encode("utf-8", "replace").decode()
+    text = _lone_surrogate.sub("\ufffd", text)
     return text if len(text) <= MAX_ERROR_TEXT else text[: MAX_ERROR_TEXT - 20] + " ... (cut short)"
 
 

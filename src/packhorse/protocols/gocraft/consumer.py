@@ -42,7 +42,7 @@ from packhorse.store import Command, Reply, Store, raise_refused
 log = logging.getLogger(__name__)
 
 SURVEY_EVERY = 0.02
-POLL_WATCHED = 5.0
+POLL_WATCHED = 10.0
 POLL_UNWATCHED = 0.1
 #: With more jobs than this asked for ahead, the pool is busy enough to stop listening.
 WATCH_LIMIT = 100
@@ -229,9 +229,12 @@ class GocraftConsumer(Consumer):
     def _fetch_command(self, asked: list[tuple[str, int]], want: Want) -> Command:
         keys: list[str] = [self._keys.worker_pools]
         args: list[str | int] = [self._record.id, want.total, want.slots]
+        # Free slots are shared out among names that are not known to be quick: each gets measured soon.
+        slow = sum(name not in want.quick for name, _ in asked)
+        slow_share = max(want.slots // max(slow, 1), 1)
         for name, share in asked:
             keys += self._fetch_keys[name]
-            args += (share, 1 if name in want.quick else 0)
+            args += (share, 1) if name in want.quick else (min(share, slow_share), 0)
         return scripts.FETCH(keys, args)
 
     async def _read_fetch(

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 #: Names in one fetch. More would make the script longer than the work it saves (benchmark: 1 000 names).
 MAX_NAMES = 16
 MAX_DRAWS = 16
+#: With fewer names drawn than this, others are offered what those cannot fill.
+ENOUGH_NAMES = 8
 
 
 class Draw:
@@ -60,7 +62,7 @@ class Draw:
         for index, name in enumerate(self._rng.choices(list(names), weights, k=draws)):
             # Draws are worth total/draws each; the remainder goes to the first ones, which are as random as any.
             shares[name] = shares.get(name, 0) + total // draws + (index < total % draws)
-        if len(names) > len(shares):
+        if len(names) > len(shares) < ENOUGH_NAMES:
             shares |= dict.fromkeys(self._order(MAX_NAMES - len(shares), shares), 0)
         return list(shares.items())
 

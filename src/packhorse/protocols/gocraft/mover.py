@@ -14,13 +14,13 @@ from packhorse.errors import DecodeError
 from packhorse.protocols.gocraft import codec, scripts
 from packhorse.protocols.gocraft.keys import Keys
 from packhorse.service import Service
-from packhorse.store import Link, raise_refused
+from packhorse.store import Link
 
 log = logging.getLogger(__name__)
 
 PAGE = 250
 #: Sleeping longer than this would trust that every invalidation message arrives.
-LONGEST_SLEEP = 5.0
+LONGEST_SLEEP = 10.0
 #: A busy producer of scheduled jobs wakes the mover with each write; looking more often than this brings nothing.
 SHORTEST_SLEEP = 0.005
 KNOWN_JOBS_TTL = 5.0
@@ -41,15 +41,22 @@ class Mover(Service):
         self._warned: set[str] = set()
 
     async def run_once(self) -> float:
-        await self.move_due()
-        (first,) = await self._link.call(("ZRANGEBYSCORE", self.source, f"({int(self._clock.wall())}", "+inf",
-                                          "WITHSCORES", "LIMIT", 0, 1))  # fmt: skip
-        raise_refused([first])
-        if not first:
+        score = await self._first_after("-inf")
+        if score is not None and score <= self._clock.wall():
+            await self.move_due()
+            # What stayed, because nobody knows its name, must not keep us awake.
+            score = await self._first_after(f"({int(self._clock.wall())}")
+        if score is None:
             return LONGEST_SLEEP
-        # RESP3 gives pairs, RESP2 one flat list.
-        score = float(first[0][1] if isinstance(first[0], list) else first[1])
         return min(max(score - self._clock.wall(), SHORTEST_SLEEP), LONGEST_SLEEP)
+
+    async def _first_after(self, low: str) -> float | None:
+        """The lowest score from `low` on, in epoch seconds."""
+        reply = await self._link.one(
+            "ZRANGEBYSCORE", self.source, low, "+inf", "WITHSCORES", "LIMIT", 0, 1
+        )  # fmt: skip
+        # RESP3 gives pairs, RESP2 one flat list.
+        return float(reply[0][1] if isinstance(reply[0], list) else reply[1]) if reply else None
 
     async def move_due(self) -> int:
         """Move everything that is due now; gives how many."""

@@ -17,11 +17,14 @@ from packhorse.store import Command, Link, raise_refused
 
 log = logging.getLogger(__name__)
 
-BEAT_EVERY = 5.0
+#: The whole record; in between, the supervisor or the pulse thread beats for the pool.
+BEAT_EVERY = 15.0
 OBSERVE_EVERY = 1.0
 OBSERVATION_TTL = 86_400
 AUDIT_EVERY = 30.0
 SUSPECT_AFTER = 1.0
+#: The first look waits for the pool to be under way: a thousand names are as many commands.
+FIRST_AUDIT = 1.0
 
 
 class Heartbeat(Service):
@@ -105,6 +108,7 @@ class Auditor(Service):
         self._names = [queue.name for queue in record.queues]
         self._view = view
         self._clock = clock
+        self.delay = FIRST_AUDIT
         self._unheld: dict[str, Counter[bytes]] = {}
         self._suspicions = 0
 

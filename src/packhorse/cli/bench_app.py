@@ -1,0 +1,12 @@
+"""The App that `packhorse bench` measures: one job that does nothing. Its worker processes load it by name."""
+
+from __future__ import annotations
+
+from packhorse.app import App
+
+app = App()
+
+
+@app.job
+async def noop() -> None:
+    """Nothing."""

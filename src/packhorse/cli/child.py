@@ -1,0 +1,139 @@
+"""The life of one worker process: its pools, one per App, and the signals that stop them.
+
+TERM, INT (and HUP, unless it is ignored as under nohup): take no more, finish what runs within the stop time, hand the
+rest back; the second one: now. USR1 and TSTP: take no more, stay. Nothing is left claimed when this returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from packhorse.app import App
+from packhorse.engine.pool import WorkerPool
+from packhorse.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.05
+QUIET_SIGNALS = (signal.SIGUSR1, signal.SIGTSTP)
+
+
+class Orders:
+    """What signals have asked for: `stop` = end in good order, `now` = without waiting for jobs."""
+
+    def __init__(self, pools: Sequence[WorkerPool]) -> None:
+        self._pools = pools
+        self.stop = asyncio.Event()
+        self.now = asyncio.Event()
+
+    def on_stop(self) -> None:
+        if self.stop.is_set():
+            log.warning("stopping now")
+            self.now.set()
+            return
+        running = sum(pool.running for pool in self._pools)
+        log.info("stopping: %d running; the same signal once more stops at once", running)
+        self.stop.set()
+
+    def on_quiet(self) -> None:
+        log.info("taking no more jobs")
+        for pool in self._pools:
+            pool.quiet()
+
+
+async def run_child(
+    apps: Sequence[App], settings: WorkerSettings, *, drain: bool = False, max_jobs: int | None = None
+) -> int:
+    """Run a pool for each App until a signal, an empty store (`drain`) or `max_jobs`; gives the exit code.
+
+    Errors: StoreError when the store cannot be reached at the start.
+    """
+    pools = [app.worker(settings) for app in apps]
+    orders = Orders(pools)
+    async with _listening(orders):
+        try:
+            await _first(_start(pools), orders.stop.wait())
+            await _until_it_ends(pools, orders, drain, max_jobs)
+        finally:
+            await _stop(pools, settings.stop_timeout, orders.now)
+            await asyncio.gather(*(app.client.aclose() for app in apps))
+    log.info("stopped after %d jobs", sum(pool.stats.done + pool.stats.failed for pool in pools))
+    return 0
+
+
+@asynccontextmanager
+async def _listening(orders: Orders) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    stops = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        stops.append(signal.SIGHUP)
+    for number in stops:
+        loop.add_signal_handler(number, orders.on_stop)
+    for number in QUIET_SIGNALS:
+        loop.add_signal_handler(number, orders.on_quiet)
+    try:
+        yield
+    finally:
+        for number in (*stops, *QUIET_SIGNALS):
+            loop.remove_signal_handler(number)
+
+
+async def _start(pools: Sequence[WorkerPool]) -> None:
+    for pool in pools:
+        await pool.start()
+
+
+async def _until_it_ends(
+    pools: Sequence[WorkerPool], orders: Orders, drain: bool, max_jobs: int | None
+) -> None:
+    reasons: list[Coroutine[Any, Any, object]] = [orders.stop.wait()]
+    if drain:
+        reasons.append(_drained(pools))
+    if max_jobs is not None:
+        reasons.append(_ran(pools, max_jobs))
+    await _first(*reasons)
+
+
+async def _stop(pools: Sequence[WorkerPool], timeout: float, now: asyncio.Event) -> None:
+    """Wait for running jobs here rather than in the pool, so that a second signal can end the waiting."""
+    for pool in pools:
+        pool.quiet()
+    if any(pool.running for pool in pools):
+        await _first(_idle(pools), now.wait(), asyncio.sleep(timeout))
+    await asyncio.gather(*(pool.stop(0.0) for pool in pools))
+
+
+async def _idle(pools: Sequence[WorkerPool]) -> None:
+    while any(pool.running for pool in pools):
+        await asyncio.sleep(LOOK_EVERY)
+
+
+async def _drained(pools: Sequence[WorkerPool]) -> None:
+    # Twice: a job of the second pool may have left one for the first.
+    for pool in (*pools, *pools):
+        await pool.drain()
+    log.info("nothing is left to run now")
+
+
+async def _ran(pools: Sequence[WorkerPool], limit: int) -> None:
+    while sum(pool.stats.done + pool.stats.failed for pool in pools) < limit:
+        await asyncio.sleep(LOOK_EVERY)
+    log.info("%d jobs have run: this process ends", limit)
+
+
+async def _first(*works: Coroutine[Any, Any, object]) -> None:
+    """Return, or raise, as soon as one of these does; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
