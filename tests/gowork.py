@@ -26,12 +26,17 @@ BINARY = GO_DIR / "bin" / "gowork"
 
 
 def require_go() -> Path:
-    """The path of the built binary; without one the test is skipped, or fails where CI=true."""
+    """The path of the built binary; without one the test is skipped, or fails where CI=true.
+
+    PACKHORSE_NO_GO_MODULE says why the module cannot be had at all; `.ci/run` sets it when the module proxy refuses
+    it by name, which no build step can mend.
+    """
     built = _build()
     if isinstance(built, Path):
         return built
-    reason = f"no Go peer: {built}"
-    if os.environ.get("CI") == "true":
+    refusal = os.environ.get("PACKHORSE_NO_GO_MODULE")
+    reason = f"no Go peer: {refusal or built}"
+    if os.environ.get("CI") == "true" and not refusal:
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
@@ -47,7 +52,7 @@ def _build() -> Path | str:
     if go is None:
         return "no `go` on the PATH"
     done = subprocess.run(
-        [go, "build", "-o", str(BINARY), "."], cwd=GO_DIR, capture_output=True, text=True, check=False
+        [go, "build", "-mod=mod", "-o", str(BINARY), "."], cwd=GO_DIR, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         return f"go build failed: {done.stderr.strip()[-800:]}"

@@ -1,7 +1,7 @@
 """The command line. Only this package reads argv, the environment and signals.
 
-Commands parse, call and answer; what they call lives in the layers below. `main` is the entry point of the `packhorse`
-script: 0 is done, 1 a run-time or store error, 2 a mistake in what was asked.
+Commands parse, call and answer; what they call lives in the layers below. `main` is the entry point of the
+`packhorse` script: 0 is done, 1 a run-time or store error, 2 a mistake in what was asked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def _mend_streams() -> None:
-    """Give closed standard streams a place, so that no connection gets their number and with it what is printed."""
+    """Give closed standard streams a place, or a connection gets their number and with it what is printed."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)

@@ -1,6 +1,6 @@
 """`packhorse bench`: how fast enqueueing and running are, here and with this store.
 
-Works in a namespace of its own, which it deletes at the end. For a comparison with other systems see benchmarks/.
+Works in a namespace of its own, which it deletes at the end. Comparisons with other systems are in benchmarks
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from packhorse.cli.output import document, note, table
 from packhorse.cli.target import own_url
 from packhorse.clock import SYSTEM_CLOCK
 from packhorse.embedded import EmbeddedServer
-from packhorse.protocols.inspect import State
 from packhorse.store import Store, StoreSettings, masked
 
-HELP = """Measure this machine: enqueueing one by one, by 100 callers at once and in bulk, then running no-op jobs.
+HELP = """Measure this machine: enqueueing (one by one, 100 callers at once, in bulk) and running no-op jobs.
 
 \b
   packhorse bench                                   with a server of its own
@@ -171,40 +170,31 @@ async def _in_processes(total: int, concurrency: int, processes: int) -> float:
         deadline = SYSTEM_CLOCK.monotonic() + START_SECONDS
         while len(await admin.pools()) < processes:
             if SYSTEM_CLOCK.monotonic() > deadline:
-                raise Fault(f"{processes} workers did not start within {START_SECONDS:g} s", exit_code=FAILED)
+                raise Fault(f"{processes} workers did not start within {START_SECONDS:g} s", code=FAILED)
             await asyncio.sleep(0.05)
         await admin.resume(noop.name)
         start = SYSTEM_CLOCK.monotonic()
-        while (await admin.counts())[State.QUEUED] or any(row.running for row in await admin.queues()):
+        while any(row.depth or row.running for row in await admin.queues()):  # noqa: ASYNC110 - a store has no event
             await asyncio.sleep(LOOK_EVERY)
         return SYSTEM_CLOCK.monotonic() - start
 
 
 @asynccontextmanager
 async def _workers(concurrency: int, processes: int) -> AsyncIterator[None]:
-    command = [
-        sys.executable,
-        "-m",
-        "packhorse",
-        "worker",
-        "packhorse.cli.bench_app:app",
-        "--log-level",
-        "warning",
-    ]
+    command = [sys.executable, "-m", "packhorse", "worker", "packhorse.cli.bench_app:app"]
+    options = ["--concurrency", str(concurrency), "--processes", "1", "--log-level", "warning"]
     environment = os.environ | {"PACKHORSE_URL": app.url, "PACKHORSE_NAMESPACE": app.namespace}
     children = [
-        subprocess.Popen(
-            [*command, "--concurrency", str(concurrency)], env=environment, stdin=subprocess.DEVNULL
-        )
+        await asyncio.create_subprocess_exec(*command, *options, env=environment, stdin=subprocess.DEVNULL)
         for _ in range(processes)
     ]
     try:
         yield
     finally:
         for child in children:
-            child.terminate()
-        for child in children:
-            await asyncio.to_thread(child.wait)
+            if child.returncode is None:
+                child.terminate()
+        await asyncio.gather(*(child.wait() for child in children))
 
 
 async def _clean_up() -> None:

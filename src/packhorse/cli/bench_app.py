@@ -1,4 +1,4 @@
-"""The App that `packhorse bench` measures: one job that does nothing. Its worker processes load it by name."""
+"""The App that `packhorse bench` measures: one job that does nothing. Worker processes load it by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The life of one worker process: its pools, one per App, and the signals that stop them.
 
-TERM, INT (and HUP, unless it is ignored as under nohup): take no more, finish what runs within the stop time, hand the
-rest back; the second one: now. USR1 and TSTP: take no more, stay. Nothing is left claimed when this returns.
+TERM, INT (and HUP, unless it is ignored as under nohup): take no more, finish what runs within the stop time,
+hand the rest back; the second one: now. USR1 and TSTP: take no more, stay. Nothing stays claimed at the end.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ async def _stop(pools: Sequence[WorkerPool], timeout: float, now: asyncio.Event)
 
 
 async def _idle(pools: Sequence[WorkerPool]) -> None:
-    while any(pool.running for pool in pools):
+    while any(pool.running for pool in pools):  # noqa: ASYNC110 - pools tell numbers
         await asyncio.sleep(LOOK_EVERY)
 
 
@@ -121,7 +121,7 @@ async def _drained(pools: Sequence[WorkerPool]) -> None:
 
 
 async def _ran(pools: Sequence[WorkerPool], limit: int) -> None:
-    while sum(pool.stats.done + pool.stats.failed for pool in pools) < limit:
+    while sum(pool.stats.done + pool.stats.failed for pool in pools) < limit:  # noqa: ASYNC110 - as above
         await asyncio.sleep(LOOK_EVERY)
     log.info("%d jobs have run: this process ends", limit)
 

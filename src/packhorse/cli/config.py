@@ -1,7 +1,7 @@
 """The settings file: `packhorse.toml`, or `[tool.packhorse]` in `pyproject.toml`, in the current folder.
 
-A flag wins over the environment, the environment over the file, the file over the App's own values. A key that is not
-known, or has the wrong type, is an error that says where.
+A flag wins over the environment, the environment over the file, the file over the App's own values. A key
+that is not known, or has the wrong type, is an error that says where.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def confirm(app: App, what: str, yes: bool) -> None:
             "--yes, or --dry-run to look first",
         )
     if not click.confirm(f"{what[:1].upper()}{what[1:]} of {place(app)}?", err=True):
-        raise Fault("nothing was changed", exit_code=FAILED)
+        raise Fault("nothing was changed", code=FAILED)
 
 
 def place(app: App) -> str:

@@ -1,7 +1,7 @@
 """`packhorse enqueue`: one job from the line, or many from stdin.
 
-With an App the name and the arguments are checked against its handlers; with a URL only they go as they are. Everything
-is checked before anything is sent.
+With an App the name and the arguments are checked against its handlers; with a URL only they go as they are.
+Everything is checked before anything is sent.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ HELP = """Put a job into its queue.
   packhorse enqueue nightly_report --at 2030-01-31T03:00 --unique
   cat rows.jsonl | packhorse enqueue import_row -
 
-A value of key=value is JSON if it reads as such (count=3, tags='["a"]', on=true), else text. `-` reads one JSON object
-a line from stdin, checks them all, and then sends thousands per round trip.
+A value of key=value is JSON if it reads as such (count=3, tags='["a"]', on=true), else text. `-` reads one
+JSON object a line from stdin, checks them all, and then sends thousands per round trip.
 
-With an App (--app, PACKHORSE_APP or the settings file) the name and the arguments are checked against its handlers
-first. Without one, --url and --namespace say where the job goes.
+With an App (--app, PACKHORSE_APP or the settings file) the name and the arguments are checked against its
+handlers first. Without one, --url and --namespace say where the job goes.
 """
 
 
@@ -66,7 +66,7 @@ first. Without one, --url and --namespace say where the job goes.
 @connection_options
 @json_option
 @click.pass_obj
-def enqueue(given: Given, name: str, args: tuple[str, ...], **options: Any) -> int:
+def enqueue(given: Given, /, name: str, args: tuple[str, ...], **options: Any) -> int:
     many = args == ("-",)
     if many and options["id"] is not None:
         raise Fault("--id names one job, and - enqueues many")
@@ -110,7 +110,9 @@ class _Preparation:
 
 
 def _known(names: Sequence[str]) -> str:
-    return f"it has {', '.join(sorted(names)[:8])}; to enqueue for others, give --url and --namespace instead of an App"
+    return (
+        f"it has {', '.join(sorted(names)[:8])}; for other workers' jobs give --url and --namespace, no App"
+    )
 
 
 def _arguments(args: Sequence[str]) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _arguments(args: Sequence[str]) -> dict[str, Any]:
 
 
 def _lines() -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, arguments) of each line of stdin that is not empty. Errors: Fault with the number of the line."""
+    """(where, arguments) of each line of stdin that is not empty. Errors: Fault with the line's number."""
     if sys.stdin.isatty():
         raise Fault(
             "- reads JSON lines from stdin, which is a terminal", "cat rows.jsonl | packhorse enqueue NAME -"
@@ -198,7 +200,7 @@ async def _send_many(app: App, jobs: Sequence[NewJob]) -> list[Receipt]:
             stored += sum(isinstance(answer, Receipt) for answer in exc.answers)
         if not stored:
             raise
-        raise Fault(f"{exc} ({stored} of {len(jobs)} jobs are stored)", exit_code=FAILED) from exc
+        raise Fault(f"{exc} ({stored} of {len(jobs)} jobs are stored)", code=FAILED) from exc
     finally:
         await app.client.aclose()
     return receipts

@@ -1,6 +1,6 @@
 """What goes wrong, told to people: one line, an exit code, and a hint where there is a remedy.
 
-`explain` turns every error into a `Fault`; `root` shows it. Exit codes: 1 = run-time or store, 2 = what was asked.
+`explain` turns every error into a `Fault`; `root` shows it. Code 1: run-time or store, 2: what was asked.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _SOURCES = {
 class Fault(click.ClickException):
     """An error that is ready to be shown."""
 
-    def __init__(self, message: str, hint: str = "", exit_code: int = WRONG) -> None:
+    def __init__(self, message: str, hint: str = "", code: int = WRONG) -> None:
         super().__init__(message)
         self.hint = hint
-        self.exit_code = exit_code
+        self.code = code
 
 
 class ReaderGone(Exception):
@@ -52,13 +52,13 @@ def explain(error: Exception) -> Fault:
     if isinstance(error, click.UsageError):
         return _usage(error)
     if isinstance(error, click.ClickException):
-        return Fault(error.format_message(), exit_code=WRONG)
+        return Fault(error.format_message(), code=WRONG)
     if isinstance(error, ConfigError | ArgumentsError | EncodeError):
         return Fault(str(error))
     if isinstance(error, PackhorseError):
         return Fault(str(error), _remedy(error), FAILED)
     if isinstance(error, OSError):
-        return Fault(str(error), exit_code=FAILED)
+        return Fault(str(error), code=FAILED)
     return Fault(
         f"unexpected {type(error).__name__}: {error}",
         "this is a mistake in packhorse; the same command with -v shows where",

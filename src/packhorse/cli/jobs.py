@@ -1,6 +1,6 @@
 """`packhorse jobs`: list, show, retry and delete jobs that wait or have failed.
 
-Bulk changes name a state and a filter, or --all, and ask first; ids name jobs one by one and all of them must be there.
+Bulk changes name a state and a filter, or --all, and ask first. Ids name jobs one by one; all must be there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from packhorse.cli.confirm import confirm, confirm_options, place
 from packhorse.cli.faults import FAILED, Fault
 from packhorse.cli.job_rows import as_document, as_fields, as_table
 from packhorse.cli.options import Given, connection_options, json_option
-from packhorse.cli.output import document, fields, note, plain, plural, table, write
+from packhorse.cli.output import document, fields, moment, note, plain, plural, table, write
 from packhorse.cli.target import open_app
 from packhorse.protocols.inspect import BusyRow, Filter, JobRow, State
 
@@ -100,7 +100,7 @@ def jobs(ctx: click.Context) -> None:
 @json_option
 @click.pass_obj
 def list_jobs(
-    given: Given, state: str | None, queue: str | None, limit: int, page: int, **where: str | None
+    given: Given, /, state: str | None, queue: str | None, limit: int, page: int, **where: str | None
 ) -> None:
     if queue is not None and state not in (None, "queued"):
         raise Fault(f"--queue goes with --state queued, not {state}", "--name filters the other states")
@@ -122,10 +122,9 @@ def show(given: Given, id: str) -> None:
     if given.json:
         document({"rows": [as_document(row) for row in rows], "running": running})
         return
-    for row in running:
-        fields(
-            [("state", "running"), ("name", row.job_name), ("worker", row.worker_id), ("pool", row.pool_id)]
-        )
+    for busy in running:
+        slot = [("slot", busy.worker_id), ("pool", busy.pool_id), ("says", busy.checkin)]
+        fields([("state", "running"), ("name", busy.job_name), ("since", moment(busy.started_at)), *slot])
     for row in rows:
         fields(as_fields(row))
 
@@ -141,7 +140,7 @@ def show(given: Given, id: str) -> None:
 @connection_options
 @json_option
 @click.pass_obj
-def retry(given: Given, **options: Any) -> None:
+def retry(given: Given, /, **options: Any) -> None:
     _change(given, "retry", **options)
 
 
@@ -155,7 +154,7 @@ def retry(given: Given, **options: Any) -> None:
 @connection_options
 @json_option
 @click.pass_obj
-def delete(given: Given, **options: Any) -> None:
+def delete(given: Given, /, **options: Any) -> None:
     _change(given, "delete", **options)
 
 
@@ -212,8 +211,8 @@ async def _find(app: App, id: str) -> tuple[list[JobRow], list[BusyRow]]:
 
 
 def _change(
-    given: Given, verb: str, ids: tuple[str, ...], state: str | None, everything: bool, yes: bool, dry_run: bool,
-    queue: str | None = None, **filters: str | None,
+    given: Given, verb: str, ids: tuple[str, ...], state: str | None, everything: bool, yes: bool,
+    dry_run: bool, queue: str | None = None, **filters: str | None,
 ) -> None:  # fmt: skip
     where = Filter(**filters)
     _check_request(verb, ids, state, everything, queue, where)
@@ -269,7 +268,7 @@ async def _change_some(
             states = " or ".join(s.value for s in wanted)
             raise Fault(
                 f"no {states} job {', '.join(map(plain, missing))} in {place(app)}; nothing was changed",
-                exit_code=FAILED,
+                code=FAILED,
             )
         if dry_run:
             return len(rows), 0

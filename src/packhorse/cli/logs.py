@@ -1,7 +1,7 @@
 """Logging of the commands: to stderr, as text or one JSON object a line.
 
-The library itself configures nothing; only a command does. What packhorse logs is escaped, so that a job's name
-cannot forge a line.
+The library itself configures nothing; only a command does. What packhorse logs is escaped, so that a job's
+name cannot forge a line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
 
 class _Text(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
+    def formatMessage(self, record: logging.LogRecord) -> str:
         own = record.name.partition(".")[0] == "packhorse"
         record.message = plain(record.message, keep="" if own else "\n\t")
         return super().formatMessage(record)

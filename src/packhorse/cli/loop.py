@@ -17,7 +17,7 @@ def run_fast(work: Coroutine[Any, Any, T]) -> T:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop  # noqa: PLC0415 - not on every system
+        import uvloop
     except ImportError:
         return None
     return uvloop.new_event_loop

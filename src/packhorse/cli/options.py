@@ -36,7 +36,7 @@ class Given:
     json: bool = False
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg]
     """Seconds, or words: 90, 1.5, 90s, 1h30m, 2d, 250ms."""
 
     name = "duration"
@@ -51,7 +51,7 @@ class Duration(click.ParamType):
         return seconds
 
 
-class When(click.ParamType):
+class When(click.ParamType):  # type: ignore[type-arg]
     """A point in time: an epoch second, or ISO 8601 (local time unless it says otherwise)."""
 
     name = "time"
@@ -75,7 +75,7 @@ class When(click.ParamType):
         return at
 
 
-class JsonObject(click.ParamType):
+class JsonObject(click.ParamType):  # type: ignore[type-arg]
     """A JSON object on the command line."""
 
     name = "json"
@@ -113,7 +113,7 @@ def connection_options(command: F) -> F:
 def connection_options_with(
     on_config: Callable[[click.Context, click.Parameter, Any], None],
 ) -> Callable[[F], F]:
-    """The same, with a callback of the command's own for --config; it runs before those of all other options."""
+    """The same, with a callback of the command's own for --config; it runs before all others."""
     options = (
         click.option(
             "--app", metavar="MODULE:APP", expose_value=False, callback=_keep,
@@ -132,7 +132,8 @@ def connection_options_with(
             help="Settings file instead of ./packhorse.toml or ./pyproject.toml.  [env: PACKHORSE_CONFIG]",
         ),
         click.option(
-            "-v", "--verbose", count=True, expose_value=False, callback=_keep, help="Say more; -vv for everything.",
+            "-v", "--verbose", count=True, expose_value=False, callback=_keep,
+            help="Say more; -vv for everything.",
         ),
     )  # fmt: skip
 

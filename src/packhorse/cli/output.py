@@ -1,7 +1,7 @@
 """How answers look: tables for people, JSON for machines. Every command writes through here.
 
-stdout is data, stderr is for people. Whatever comes from the store is escaped, so that a job's name cannot drive
-the terminal. rich is loaded only for a table on a terminal.
+stdout is data, stderr is for people. Whatever comes from the store is escaped, so that a job's name cannot
+drive the terminal. rich is loaded only for a table on a terminal: workers and pipes stay small.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Row = Sequence[object]
 
 
 def plain(value: object, keep: str = "") -> str:
-    """Text that is safe to show: control and other invisible characters become escapes, but for those in `keep`."""
+    """Text that is safe to show: invisible characters become escapes, but for those in `keep`."""
     text = str(value)
     if text.isprintable():
         return text
@@ -49,7 +49,7 @@ def document(value: Any) -> None:
     text = msgspec.json.encode(value)
     if sys.stdout.isatty():
         text = msgspec.json.format(text, indent=2)
-    # Outside of strings JSON has only ASCII, so this escapes nothing but text, and DEL and C1 controls with it.
+    # Outside of strings JSON has only ASCII, so this escapes text only, DEL and C1 controls included.
     write(re.sub(r"[^\x20-\x7e\n]", _json_escape, text.decode()))
 
 
@@ -145,10 +145,10 @@ def _json_escape(match: re.Match[str]) -> str:
 
 
 def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - keeps workers and pipes small
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading, is_right in zip(columns, right, strict=True):

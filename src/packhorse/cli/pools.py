@@ -48,8 +48,8 @@ def workers(given: Given) -> None:
     table(
         ("pool", "host", "pid", "busy", "slots", "started", "heartbeat", "jobs"),
         [
-            (pool.id, pool.host, pool.pid, running.get(pool.id, 0), pool.concurrency, relative(pool.started_at),
-             _heartbeat(pool), shortened(", ".join(pool.job_names)))
+            (pool.id, pool.host, pool.pid, running.get(pool.id, 0), pool.concurrency,
+             relative(pool.started_at), _heartbeat(pool), shortened(", ".join(pool.job_names)))
             for pool in pools
         ],
     )  # fmt: skip
@@ -58,7 +58,8 @@ def workers(given: Given) -> None:
         table(
             ("job", "id", "since", "arguments", "says", "slot"),
             [
-                (slot.job_name, slot.job_id, relative(slot.started_at), shortened(slot.args), shortened(slot.checkin), slot.worker_id)
+                (slot.job_name, slot.job_id, relative(slot.started_at), shortened(slot.args),
+                 shortened(slot.checkin), slot.worker_id)
                 for slot in busy
             ],
         )  # fmt: skip

@@ -22,6 +22,18 @@ HELP = """See and steer queues; alone it lists them.
   packhorse queues pause send_email
   packhorse queues purge send_email --dry-run
 """
+PAUSE = """Stop taking jobs from these queues; running ones go on.
+
+Example: packhorse queues pause send_email
+"""
+RESUME = """Take jobs from these queues again.
+
+Example: packhorse queues resume send_email
+"""
+PURGE = """Delete every waiting job of a queue. Asks first.
+
+Example: packhorse queues purge send_email --dry-run
+"""
 
 
 @click.group("queues", help=HELP, invoke_without_command=True, no_args_is_help=False)
@@ -61,7 +73,7 @@ def show(given: Given) -> None:
 
 @queues.command(
     "pause",
-    help="Stop taking jobs from these queues; running ones go on.\n\nExample: packhorse queues pause send_email",
+    help=PAUSE,
 )
 @click.argument("names", nargs=-1, required=True, metavar="QUEUE...")
 @connection_options
@@ -71,9 +83,7 @@ def pause(given: Given, names: tuple[str, ...]) -> None:
     _steer(given, names, pause=True)
 
 
-@queues.command(
-    "resume", help="Take jobs from these queues again.\n\nExample: packhorse queues resume send_email"
-)
+@queues.command("resume", help=RESUME)
 @click.argument("names", nargs=-1, required=True, metavar="QUEUE...")
 @connection_options
 @json_option
@@ -84,7 +94,7 @@ def resume(given: Given, names: tuple[str, ...]) -> None:
 
 @queues.command(
     "purge",
-    help="Delete every waiting job of a queue. Asks first.\n\nExample: packhorse queues purge send_email --dry-run",
+    help=PURGE,
 )
 @click.argument("name", metavar="QUEUE")
 @confirm_options

@@ -1,6 +1,6 @@
 """`packhorse worker --reload`: a process that watches the source files and runs the worker as its child.
 
-The child is the same command line once more; a variable in its environment tells it that it is watched already.
+The child is the same command line once more; a variable in its environment tells it that it is watched.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType
 
 from packhorse.cli.faults import Fault
@@ -28,7 +27,7 @@ def under_reloader() -> bool:
 def run_reloading() -> int:
     """Run the command of argv as a child, anew after each change, until a signal. Gives the exit code."""
     try:
-        from watchfiles import PythonFilter, watch  # noqa: PLC0415 - an optional extra
+        from watchfiles import PythonFilter, watch
     except ImportError:
         raise Fault("--reload needs watchfiles", "pip install 'packhorse[reload]'") from None
     ending = threading.Event()

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 import packhorse
-from packhorse.cli.faults import FAILED, INTERRUPTED, READER_GONE, Fault, ReaderGone, explain, nearest
+from packhorse.cli.faults import INTERRUPTED, READER_GONE, Fault, ReaderGone, explain, nearest
 from packhorse.cli.options import Given, connection_options, json_option
 from packhorse.cli.output import note, plain
 
@@ -29,8 +29,8 @@ HELP = """Background jobs out of Redis or Valkey.
   packhorse enqueue send_email address=a@b.c   give it one
   packhorse stats                              how things stand
 
-Settings come from flags, then the environment (PACKHORSE_URL, ...), then ./packhorse.toml or [tool.packhorse] in
-./pyproject.toml, then the App itself.
+Settings come from flags, then the environment (PACKHORSE_URL, ...), then ./packhorse.toml or [tool.packhorse]
+in ./pyproject.toml, then the App itself.
 """
 
 #: In the order of the help page.
@@ -82,7 +82,7 @@ class Root(click.Group):
             code = INTERRUPTED
         except ReaderGone:
             code = READER_GONE
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - the last one to see it  # noqa: BLE001 - the last one to see it
             code = _tell(exc, any(argument in {"-v", "-vv", "--verbose"} for argument in arguments))
         if code == READER_GONE:
             _let_go(sys.stdout)
@@ -98,8 +98,8 @@ def _tell(error: Exception, verbose: bool) -> int:
         if fault.hint:
             note(f"hint: {plain(fault.hint)}")
     except (ReaderGone, OSError, ValueError):
-        return fault.exit_code or FAILED
-    return fault.exit_code
+        return fault.code
+    return fault.code
 
 
 def _let_go(stream: Any) -> None:

@@ -1,6 +1,6 @@
-"""Finds the App that a command works on: `module:app` as other tools have it, or one made from a URL and a namespace.
+"""Finds the App that a command works on: `module:app` as elsewhere, or one made from URL and namespace.
 
-The current folder comes first on the path. Every mistake is told with its real reason, before anything is connected.
+The current folder comes first on the path. Every mistake is told with its real reason, before it connects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEFAULT_ATTRIBUTE = "app"
 
 
 def open_app(given: Given) -> App:
-    """The App of an admin command: --app, PACKHORSE_APP or the file's, else one from --url and --namespace."""
+    """The App of an admin command: as --app, PACKHORSE_APP or the file names it, else a bare one."""
     file = settings(given)
     target, _ = resolve(given, "app", file)
     if not target:
@@ -168,8 +168,9 @@ def _bare_app(given: Given, file: Settings) -> App:
     url, source = resolve(given, "url", file)
     namespace, where = resolve(given, "namespace", file)
     _warn_of_argv(url, source)
+    app = App()
     with _blaming(source or where):
-        app = App(**({} if url is None else {"url": url}), namespace=namespace or "")
+        app.use(url, namespace=namespace)
     return app
 
 

@@ -33,12 +33,12 @@ HELP = """Run jobs until stopped.
   packhorse worker mail.jobs:app reports:app --processes 2
   packhorse worker my_app:app --drain            run what is there, then end
 
-MODULE:APP is a module that can be imported from here, and the name of the App in it (`my_app` alone means my_app:app).
-Several Apps share the processes, each with slots of its own. Without one, --app, PACKHORSE_APP or the settings file
-names it.
+MODULE:APP is a module that can be imported from here, and the name of the App in it (`my_app` alone means
+my_app:app). Several Apps share the processes, each with slots of its own. Without one, --app, PACKHORSE_APP
+or the settings file names it.
 
-Ctrl-C or SIGTERM: take no more jobs, let the running ones end within --stop-timeout, hand the rest back. Once more:
-now. SIGUSR1 or Ctrl-Z: take no more jobs, stay alive.
+Ctrl-C or SIGTERM: take no more jobs, let the running ones end within --stop-timeout, hand the rest back. Once
+more: now. SIGUSR1 or Ctrl-Z: take no more jobs, stay alive.
 """
 
 DEFAULTS = WorkerSettings()
@@ -71,11 +71,12 @@ def _settings_file(ctx: click.Context, param: click.Parameter, value: str | None
 @click.command("worker", help=HELP)
 @click.argument("targets", nargs=-1, metavar="[MODULE:APP]...")
 @click.option(
-    "-c", "--concurrency", type=click.IntRange(1, 10_000), default=DEFAULTS.concurrency, show_default=True,
-    envvar="PACKHORSE_CONCURRENCY", show_envvar=True, help="Jobs at a time, in each process and for each App.",
+    "-c", "--concurrency", metavar="N", type=click.IntRange(1, 10_000),
+    default=DEFAULTS.concurrency, show_default=True,
+    envvar="PACKHORSE_CONCURRENCY", show_envvar=True, help="Jobs at a time, per process and App.",
 )  # fmt: skip
 @click.option(
-    "-p", "--processes", type=click.IntRange(1, 512), default=1, show_default=True,
+    "-p", "--processes", metavar="N", type=click.IntRange(1, 512), default=1, show_default=True,
     envvar="PACKHORSE_PROCESSES", show_envvar=True, help="Worker processes.",
 )  # fmt: skip
 @click.option(
@@ -83,7 +84,7 @@ def _settings_file(ctx: click.Context, param: click.Parameter, value: str | None
     envvar="PACKHORSE_STOP_TIMEOUT", show_envvar=True, help="How long running jobs may go on after a stop.",
 )  # fmt: skip
 @click.option(
-    "--max-jobs", type=click.IntRange(1), envvar="PACKHORSE_MAX_JOBS", show_envvar=True,
+    "--max-jobs", metavar="N", type=click.IntRange(1), envvar="PACKHORSE_MAX_JOBS", show_envvar=True,
     help="End a process after about so many jobs.",
 )  # fmt: skip
 @click.option(
@@ -102,7 +103,7 @@ def _settings_file(ctx: click.Context, param: click.Parameter, value: str | None
 )  # fmt: skip
 @connection_options_with(_settings_file)
 @click.pass_obj
-def worker(given: Given, targets: tuple[str, ...], reload: bool, log_level: str, **options: Any) -> int:
+def worker(given: Given, /, targets: tuple[str, ...], reload: bool, log_level: str, **options: Any) -> int:
     level = "debug" if given.verbose else log_level
     log_to_stderr(level, options["log_format"])
     if reload and not under_reloader():
@@ -130,6 +131,6 @@ def _greet(options: WorkerOptions) -> None:
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         log.info(
             "packhorse %s: %s at %s, namespace %r; %d at a time in %d process%s; jobs: %s",
-            packhorse.__version__, app.protocol.name, masked(app.url), app.namespace, options.settings.concurrency,
-            options.processes, "" if options.processes == 1 else "es", shown,
+            packhorse.__version__, app.protocol.name, masked(app.url), app.namespace,
+            options.settings.concurrency, options.processes, "" if options.processes == 1 else "es", shown,
         )  # fmt: skip
