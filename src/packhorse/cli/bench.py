@@ -182,19 +182,17 @@ async def _in_processes(total: int, concurrency: int, processes: int) -> float:
 @asynccontextmanager
 async def _workers(concurrency: int, processes: int) -> AsyncIterator[None]:
     command = [sys.executable, "-m", "packhorse", "worker", "packhorse.cli.bench_app:app"]
-    options = ["--concurrency", str(concurrency), "--processes", "1", "--log-level", "warning"]
+    options = ["-c", str(concurrency), "-p", str(processes), "--log-level", "warning"]
     environment = os.environ | {"PACKHORSE_URL": app.url, "PACKHORSE_NAMESPACE": app.namespace}
-    children = [
-        await asyncio.create_subprocess_exec(*command, *options, env=environment, stdin=subprocess.DEVNULL)
-        for _ in range(processes)
-    ]
+    supervisor = await asyncio.create_subprocess_exec(
+        *command, *options, env=environment, stdin=subprocess.DEVNULL
+    )
     try:
         yield
     finally:
-        for child in children:
-            if child.returncode is None:
-                child.terminate()
-        await asyncio.gather(*(child.wait() for child in children))
+        if supervisor.returncode is None:
+            supervisor.terminate()
+        await supervisor.wait()
 
 
 async def _clean_up() -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from packhorse.app import App
+from packhorse.engine.board import Board
 from packhorse.engine.pool import WorkerPool
+from packhorse.errors import StoreError, StoreUnfit
 from packhorse.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -40,22 +44,55 @@ class Orders:
         log.info("stopping: %d running; the same signal once more stops at once", running)
         self.stop.set()
 
+    def on_orphaned(self, lifeline: int) -> None:
+        """The supervisor is gone: nobody beats for this process any more."""
+        asyncio.get_running_loop().remove_reader(lifeline)
+        log.error("the supervisor has died")
+        self.on_stop()
+
     def on_quiet(self) -> None:
         log.info("taking no more jobs")
         for pool in self._pools:
             pool.quiet()
 
 
+@dataclass(frozen=True, slots=True)
+class ChildPlace:
+    """What a supervisor tells its child: identities for its pools, where to note what runs, how to see it end."""
+
+    pool_ids: tuple[str, ...]
+    board_fd: int
+    lifeline_fd: int
+
+    def written(self) -> str:
+        return f"{','.join(self.pool_ids)}:{self.board_fd}:{self.lifeline_fd}"
+
+    @classmethod
+    def read(cls, text: str) -> ChildPlace:
+        pool_ids, board, lifeline = text.split(":")
+        return cls(tuple(pool_ids.split(",")), int(board), int(lifeline))
+
+
 async def run_child(
-    apps: Sequence[App], settings: WorkerSettings, *, drain: bool = False, max_jobs: int | None = None
+    apps: Sequence[App], settings: WorkerSettings, place: ChildPlace, max_jobs: int | None, drain: bool
 ) -> int:
     """Run a pool for each App until a signal, an empty store (`drain`) or `max_jobs`; gives the exit code.
 
-    Errors: StoreError when the store cannot be reached at the start.
+    A store that goes away is waited for. Errors: StoreUnfit when it can never do.
     """
-    pools = [app.worker(settings) for app in apps]
+    # Handlers that run in threads take turns with the event loop; the interpreter's 5 ms turns would make it late.
+    sys.setswitchinterval(0.001)
+    board = Board(place.board_fd, settings.concurrency * len(apps))
+    pools = [
+        app.worker(
+            replace(settings, pool_id=pool_id, pulse=False), board=board, first_cell=i * settings.concurrency
+        )
+        for i, (app, pool_id) in enumerate(zip(apps, place.pool_ids, strict=True))
+    ]
     orders = Orders(pools)
-    async with _listening(orders):
+    # The pipe ends when the supervisor does, however it ends.
+    asyncio.get_running_loop().add_reader(place.lifeline_fd, orders.on_orphaned, place.lifeline_fd)
+    with listening(orders.on_stop, orders.on_quiet):
         try:
             await _first(_start(pools), orders.stop.wait())
             await _until_it_ends(pools, orders, drain, max_jobs)
@@ -66,16 +103,17 @@ async def run_child(
     return 0
 
 
-@asynccontextmanager
-async def _listening(orders: Orders) -> AsyncIterator[None]:
+@contextmanager
+def listening(on_stop: Callable[[], None], on_quiet: Callable[[], None]) -> Iterator[None]:
+    """Take the signals of a worker, here and in its supervisor."""
     loop = asyncio.get_running_loop()
     stops = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         stops.append(signal.SIGHUP)
     for number in stops:
-        loop.add_signal_handler(number, orders.on_stop)
+        loop.add_signal_handler(number, on_stop)
     for number in QUIET_SIGNALS:
-        loop.add_signal_handler(number, orders.on_quiet)
+        loop.add_signal_handler(number, on_quiet)
     try:
         yield
     finally:
@@ -84,8 +122,18 @@ async def _listening(orders: Orders) -> AsyncIterator[None]:
 
 
 async def _start(pools: Sequence[WorkerPool]) -> None:
+    pause = 0.1
     for pool in pools:
-        await pool.start()
+        while True:
+            try:
+                await pool.start()
+                break
+            except StoreUnfit:
+                raise
+            except StoreError as exc:
+                log.warning("waiting for the store: %s", exc)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
 
 
 async def _until_it_ends(

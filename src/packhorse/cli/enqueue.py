@@ -7,6 +7,7 @@ Everything is checked before anything is sent.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from packhorse.cli.options import (
     read_object,
 )
 from packhorse.cli.output import document, moment, plain, plural, relative, write
-from packhorse.cli.target import open_app, open_named_app
+from packhorse.cli.target import names_app, open_app
 from packhorse.client import BULK_CHUNK, PartlyEnqueued
 from packhorse.errors import ArgumentsError, StoreError
 from packhorse.protocols.base import NewJob, Receipt
@@ -74,7 +75,7 @@ def enqueue(given: Given, /, name: str, args: tuple[str, ...], **options: Any) -
         open_app(given),
         {key: value for key, value in options.items() if value not in (None, False)},
     )
-    prepare = _Preparation(app, name, open_named_app(given) is not None, options)
+    prepare = _Preparation(app, name, names_app(given), options)
     if many:
         return _enqueue_many(given, app, [prepare(line, where) for where, line in _lines()])
     return _enqueue_one(given, app, prepare(_arguments(args)))
@@ -99,20 +100,20 @@ class _Preparation:
                 return self._job.prepare(**args)
             return self._app.client.prepare(self._name, args, **self._options)
         except ArgumentsError as exc:
-            hint = (
-                "a text that looks like JSON needs quotes of its own: key='\"1\"'"
-                if "Expected `str`" in str(exc)
-                else ""
-            )
-            raise Fault(f"{where}{exc}", hint) from None
+            raise Fault(f"{where}{exc}", self._remedy(exc, args)) from None
         except ValueError as exc:  # ConfigError, EncodeError
             raise Fault(f"{where}{exc}") from None
 
+    def _remedy(self, error: ArgumentsError, args: dict[str, Any]) -> str:
+        if "Expected `str`" in error.reason:
+            return "a text that looks like JSON needs quotes of its own: key='\"1\"'"
+        known = inspect.signature(self._job.fn).parameters if self._job is not None else {}
+        strange = [key for key in args if key not in known]
+        return nearest(strange[0], known) if strange else ""
+
 
 def _known(names: Sequence[str]) -> str:
-    return (
-        f"it has {', '.join(sorted(names)[:8])}; for other workers' jobs give --url and --namespace, no App"
-    )
+    return f"it has {', '.join(sorted(names)[:8])}; for those of others give --url and --namespace, no App"
 
 
 def _arguments(args: Sequence[str]) -> dict[str, Any]:

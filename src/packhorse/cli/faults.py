@@ -83,7 +83,12 @@ def _usage(error: click.UsageError) -> Fault:
 
 
 def _remedy(error: PackhorseError) -> str:
-    if isinstance(error, StoreUnavailable) and "cannot be reached" in str(error):
+    text = str(error)
+    if isinstance(error, StoreUnavailable) and "DB index" in text:
+        return "the server has fewer databases; unless told otherwise they are 0 to 15"
+    if isinstance(error, StoreUnavailable) and "refuses the login" in text:
+        return "a password stands in the URL: redis://:PASSWORD@host; PACKHORSE_URL hides it from others here"
+    if isinstance(error, StoreUnavailable) and "cannot be reached" in text:
         return (
             "is a server running there? --url or PACKHORSE_URL names another; `packhorse demo` brings its own"
         )

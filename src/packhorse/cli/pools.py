@@ -11,7 +11,7 @@ from packhorse.cli.confirm import place
 from packhorse.cli.faults import Fault
 from packhorse.cli.options import Given, connection_options, json_option
 from packhorse.cli.output import document, moment, relative, shortened, span, table, write
-from packhorse.cli.target import open_app, open_named_app
+from packhorse.cli.target import names_app, open_app
 from packhorse.clock import SYSTEM_CLOCK
 from packhorse.protocols.inspect import BusyRow, PoolRow
 
@@ -70,10 +70,9 @@ def workers(given: Given) -> None:
 @json_option
 @click.pass_obj
 def cron(given: Given) -> None:
-    app = open_named_app(given)
-    if app is None:
+    if not names_app(given):
         raise Fault("periodic jobs belong to an App, and none was named", "packhorse cron --app my_app:app")
-    now = int(SYSTEM_CLOCK.wall())
+    app, now = open_app(given), int(SYSTEM_CLOCK.wall())
     rows = [(spec, name, app.protocol.next_fire_times(spec, now, TIMES)) for spec, name in app.periodics]
     if given.json:
         document([{"spec": spec, "name": name, "next": times} for spec, name, times in rows])

@@ -30,6 +30,7 @@ def run_reloading() -> int:
         from watchfiles import PythonFilter, watch
     except ImportError:
         raise Fault("--reload needs watchfiles", "pip install 'packhorse[reload]'") from None
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it would count the changes that we name
     ending = threading.Event()
     child = _Child()
 

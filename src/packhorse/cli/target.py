@@ -39,10 +39,10 @@ def open_app(given: Given) -> App:
     return _with_overrides(load_app(target), given, file)
 
 
-def open_named_app(given: Given) -> App | None:
-    """As `open_app`, but None when no module:app was named anywhere."""
+def names_app(given: Given) -> bool:
+    """True if a module:app is named anywhere, so that its handlers are known."""
     target, _ = resolve(given, "app", settings(given))
-    return open_app(given) if target else None
+    return bool(target)
 
 
 def open_apps(targets: Sequence[str], given: Given) -> list[App]:

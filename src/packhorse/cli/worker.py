@@ -7,6 +7,8 @@ Loads the Apps before anything else, so that a mistake shows at once and not in 
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +16,14 @@ import click
 
 import packhorse
 from packhorse.app import App
-from packhorse.cli.child import run_child
+from packhorse.cli.child import ChildPlace, listening, run_child
 from packhorse.cli.config import settings
 from packhorse.cli.logs import FORMATS, LEVELS, log_to_stderr
 from packhorse.cli.loop import run_fast
 from packhorse.cli.options import Duration, Given, connection_options_with
 from packhorse.cli.reload import run_reloading, under_reloader
 from packhorse.cli.target import open_apps
+from packhorse.engine.supervisor import Supervisor
 from packhorse.settings import WorkerSettings
 from packhorse.store import masked
 
@@ -101,20 +104,51 @@ def _settings_file(ctx: click.Context, param: click.Parameter, value: str | None
     "--log-format", type=click.Choice(FORMATS, case_sensitive=False), default="text", show_default=True,
     envvar="PACKHORSE_LOG_FORMAT", show_envvar=True, help="How to log it, to stderr.",
 )  # fmt: skip
+@click.option("--child-of-supervisor", "place", hidden=True, help="Set by the supervisor for its children.")
 @connection_options_with(_settings_file)
 @click.pass_obj
-def worker(given: Given, /, targets: tuple[str, ...], reload: bool, log_level: str, **options: Any) -> int:
+def worker(
+    given: Given, /, targets: tuple[str, ...], reload: bool, log_level: str, place: str | None, **options: Any
+) -> int:
     level = "debug" if given.verbose else log_level
     log_to_stderr(level, options["log_format"])
     if reload and not under_reloader():
         return run_reloading()
-    return run_supervised(_options(given, targets, log_level=level, **options))
+    wanted = _options(given, targets, log_level=level, **options)
+    if place is not None:
+        return run_fast(
+            run_child(wanted.apps, wanted.settings, ChildPlace.read(place), wanted.max_jobs, wanted.drain)
+        )
+    return run_supervised(wanted)
 
 
 def run_supervised(options: WorkerOptions) -> int:
-    """Run until told to stop; gives the exit code."""
+    """Start the worker processes and watch over them until told to stop; gives the exit code."""
     _greet(options)
-    return run_fast(run_child(options.apps, options.settings, drain=options.drain, max_jobs=options.max_jobs))
+    return run_fast(_supervise(options))
+
+
+async def _supervise(options: WorkerOptions) -> int:
+    for app in options.apps:
+        async with app.admin() as admin:
+            await admin.ping()  # a wrong address or password is told here, once, and not by every child
+    supervisor = Supervisor(
+        _command_line,
+        [app.protocol for app in options.apps],
+        processes=options.processes,
+        slots=options.settings.concurrency,
+        stop_timeout=options.settings.stop_timeout,
+        max_memory=options.max_memory << 20 if options.max_memory else None,
+        until_done=options.drain,
+    )
+    with listening(supervisor.stop, supervisor.quiet):
+        return await supervisor.run()
+
+
+def _command_line(pool_ids: Sequence[str], board: int, lifeline: int) -> list[str]:
+    """The line of this process again, as it was given, with the child's place in the family."""
+    place = ChildPlace(tuple(pool_ids), board, lifeline)
+    return [sys.executable, "-m", "packhorse", *sys.argv[1:], "--child-of-supervisor", place.written()]
 
 
 def _options(

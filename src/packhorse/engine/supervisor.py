@@ -59,6 +59,7 @@ class Supervisor:
         slots: int = 20,
         stop_timeout: float = 25.0,
         max_memory: int | None = None,
+        until_done: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._command = command
@@ -67,6 +68,7 @@ class Supervisor:
         self._slots = slots
         self._stop_timeout = stop_timeout
         self._max_memory = max_memory
+        self._until_done = until_done
         self._clock = clock
         self._children: set[_Child] = set()
         self._guardians: list[Guardian] = []
@@ -126,7 +128,7 @@ class Supervisor:
             if code == EXIT_CONFIG:
                 self._exit_code = EXIT_CONFIG
                 self.stop()
-            if self._stopping.is_set():
+            if self._stopping.is_set() or (self._until_done and code == 0):
                 break
             if code == 0 or child.ending:
                 quick_deaths = 0

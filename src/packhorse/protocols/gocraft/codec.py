@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import re
 import secrets
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -24,6 +25,8 @@ from packhorse.protocols.gocraft import gojson
 MAX_DEPTH = 100
 MAX_PAYLOAD = 1 << 20
 MAX_ERROR_TEXT = 64 << 10
+#: Levels at which Redis' cjson gives up, and with it Go's movers.
+MAX_CJSON_DEPTH = 1000
 #: Undecodable payloads up to this size are kept whole inside the dead set.
 MAX_RAW_KEPT = 1 << 20
 
@@ -33,7 +36,8 @@ NO_HANDLER = "stray job: no handler"
 
 _NULL = msgspec.Raw(b"null")
 _ARGS = re.compile(rb"\{|null$")
-
+#: Go refuses a payload whose integers do not fit.
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 #: Names that no payload can have, for fields that are not on the wire.
 _PRIVATE = secrets.token_hex(16)
@@ -41,17 +45,23 @@ _PRIVATE = secrets.token_hex(16)
 
 class _Wire(
     Job,
+    forbid_unknown_fields=True,
     rename={
         "raw_args": "args", "enqueued_at": "t", "last_error": "err", "queue": f"q{_PRIVATE}",
         "context_": f"c{_PRIVATE}", "on_checkin_": f"o{_PRIVATE}",
     },
 ):  # fmt: skip
-    """A Job with the field names of section 2 of the protocol (msgspec renames only a class's own fields)."""
+    """A Job with the field names of section 2 of the protocol (msgspec renames only a class's own fields).
+
+    Unknown fields are refused because `Args` is one to msgspec and none to Go: they take the lenient way.
+    """
 
     queue: str = ""
     raw_args: msgspec.Raw = _NULL
-    enqueued_at: int = 0
+    enqueued_at: _Int64 = 0
+    fails: _Int64 = 0
     last_error: str = ""
+    failed_at: _Int64 = 0
     context_: Any = None
     on_checkin_: Any = None
 
@@ -60,8 +70,12 @@ _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _text = msgspec.json.Encoder().encode
 _FIELDS = ("name", "id", "t", "args", "unique", "unique_key", "fails", "err", "failed_at")
-# A job as Go and packhorse write it: `t` is certain to be the top-level one, since all before it is matched.
 _lone_surrogate = re.compile("[\ud800-\udfff]")
+# Escapes in JSON text; all but halves of surrogate pairs are good.
+_escapes = re.compile(
+    r"(?P<good>\\(?:[^u]|u(?![dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F]..))|\\u[dD][89a-fA-F].."
+)
+# A job as Go and packhorse write it: `t` is certain to be the top-level one, since all before it is matched.
 _STAMP = re.compile(rb'(\{"name":"[^"\\]*","id":"[^"\\]*","t":)-?\d+([,}])')
 
 
@@ -104,8 +118,6 @@ def decode(raw: bytes, queue: str) -> Job:
     """Errors: DecodeError for what Go's decoder would refuse as well."""
     try:
         job = _decode_wire(raw)
-        if not job.name:
-            job = _decode_leniently(raw)
     except (ValueError, RecursionError) as exc:
         try:
             job = _decode_leniently(raw)
@@ -125,7 +137,7 @@ def _reason(exc: Exception) -> str:
 
 def _decode_leniently(raw: bytes) -> _Wire:
     """As Go reads: field names in any letter case, null for any field is as if it were absent."""
-    fields = {name.lower(): bytes(value) for name, value in _decode_fields(raw).items()}
+    fields = _fields(raw)
     known = [n for n in (*_FIELDS, "deadline") if fields.get(n, b"null") != b"null"]
     return _decode_wire(b"{" + b",".join(_text(n) + b":" + fields[n] for n in known) + b"}")
 
@@ -159,10 +171,12 @@ def stamped(raw: bytes, now: int) -> bytes:
 
 def dangerous(raw: bytes) -> str | None:
     """Why Go's movers would lose this payload or stop at it if it lay in retry or scheduled, or None (quirks 3)."""
-    if gojson.depth_exceeds(raw, 900):
+    if gojson.depth_exceeds(raw, MAX_CJSON_DEPTH):
         return "nested too deeply"
     try:
         msgspec.json.decode(raw)
+        if _SUSPICIOUS.search(raw) is not None:
+            json.loads(raw, parse_int=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as exc:
         return _reason(exc)
     return None
@@ -206,7 +220,12 @@ def fields_of(raw: bytes) -> dict[str, bytes]:
 
 
 def _fields(raw: bytes) -> dict[str, bytes]:
-    plain = _decode_fields(raw)
+    """Names of known fields in lower case; what is no Unicode becomes U+FFFD, as in a Go program that reads it."""
+    try:
+        plain = _decode_fields(raw)
+    except ValueError:
+        text = _lone_surrogate.sub("\ufffd", raw.decode("utf-8", "surrogateescape"))
+        plain = _decode_fields(_escapes.sub(lambda m: m["good"] or "\\ufffd", text))
     return {(low if (low := name.lower()) in _FIELDS else name): bytes(value) for name, value in plain.items()}
 
 
@@ -229,3 +248,8 @@ def may_be_dangerous(raw: bytes) -> bool:
 
 
 _SUSPICIOUS = re.compile(rb"\d[eE]\+?\d{3}|\d{300}")
+
+
+def _finite(text: str) -> None:
+    if math.isinf(float(text)):
+        raise ValueError("a number is too large for a float64")

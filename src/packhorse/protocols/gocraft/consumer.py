@@ -6,11 +6,10 @@ a settle takes it out, so a crash at any instant loses nothing.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
-
-import msgspec
 
 from packhorse.clock import Clock
 from packhorse.errors import DecodeError, ReplyLost, StoreError, StoreRefused
@@ -294,7 +293,10 @@ class GocraftConsumer(Consumer):
                 newer = _delivery(delivery.queue, value)
                 if newer.job is None or codec.is_wrapped(newer.job):
                     log.warning("the payload in the unique key of %s is no job; running the queued one", delivery.job)
-                    newer.job, newer.error = delivery.job, None
+                    # It has taken the job's place in the list. In this order a crash in between loses nothing.
+                    inprogress = self._settle_keys[delivery.queue][0]
+                    await self._link.call(("LPUSH", inprogress, delivery.raw), ("LREM", inprogress, -1, value))
+                    newer = delivery
                 ready.append(newer)
         return ready
 
@@ -304,7 +306,9 @@ class GocraftConsumer(Consumer):
             return job.unique_key.encode()
         if job.unique_key:
             log.warning("job %s names the unique key %r of somebody else; ignored", job, job.unique_key)
-        text = b"" if job.args_json == b"null" else gojson.encode(job.args) + b"\n"
+        # Numbers as float64: the key that Go computed, or would compute, from decoded arguments.
+        args = json.loads(job.args_json, parse_int=float)
+        text = b"" if args is None else gojson.encode(args) + b"\n"
         return self._keys.unique(job.name, text)
 
     def _settle_command(self, settlements: Sequence[Settlement], order: list[Settlement]) -> Command:
@@ -363,10 +367,10 @@ def _action(delivery: Delivery, outcome: object, now: int) -> tuple[str, int, by
             if delivery.job is None:
                 reason = delivery.error.reason if delivery.error is not None else error or ""
                 return "dead", now, codec.wrapped(raw, delivery.queue, reason, now)
-            danger = codec.dangerous(raw)
+            payload = codec.failed(raw, error or "", now)
+            danger = codec.dangerous(payload)
             if danger is not None:
                 return "dead", now, codec.wrapped(raw, delivery.queue, danger, now)
-            payload = codec.failed(raw, error or "", now)
             return ("retry", math.ceil(outcome.at), payload) if isinstance(outcome, Again) else ("dead", now, payload)
     raise AssertionError(f"no action for {outcome!r}")
 

@@ -67,6 +67,10 @@ class Keys:
         """How often this job ran while its process died."""
         return f"{self.prefix}packhorse:crashes:{job_id}"
 
+    def purged(self, mark: str) -> str:
+        """Jobs of a purged queue, for as long as their unique keys are being freed."""
+        return f"{self.prefix}packhorse:purged:{mark}"
+
 
 def check_name(name: str) -> None:
     """Errors: ConfigError for names that gocraft/work could not carry without harm."""

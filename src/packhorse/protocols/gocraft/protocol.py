@@ -23,7 +23,7 @@ from packhorse.protocols.base import (
     WireProtocol,
     WorkerView,
 )
-from packhorse.protocols.gocraft import codec, cron, keys, scripts
+from packhorse.protocols.gocraft import codec, cron, gojson, keys, scripts
 from packhorse.protocols.gocraft.admin import GocraftInspector
 from packhorse.protocols.gocraft.consumer import GocraftConsumer
 from packhorse.protocols.gocraft.keys import Keys
@@ -90,6 +90,7 @@ class GocraftProducer(Producer):
         self._keys = keys
         self._clock = clock
         self._known_until: dict[str, float] = {}
+        self._warned: set[str] = set()
 
     async def push(self, jobs: Sequence[NewJob]) -> list[Receipt | StoreError]:
         now = self._clock.wall()
@@ -102,6 +103,7 @@ class GocraftProducer(Producer):
                 commands.append(self._unique_command(job, t))
                 sent_by.append(((index,), True))
             elif job.run_at is not None:
+                self._warn_of_damage(job)
                 score = math.ceil(job.run_at)
                 commands.append(("ZADD", self._keys.scheduled, score, codec.encode_job(job, t, None)))
                 sent_by.append(((index,), False))
@@ -123,6 +125,13 @@ class GocraftProducer(Producer):
         if fresh and not isinstance(replies[-1], StoreRefused):
             self._known_until |= dict.fromkeys(fresh, now + KNOWN_JOBS_EVERY)
         return _receipts(jobs, sent_by, replies)
+
+    def _warn_of_damage(self, job: NewJob) -> None:
+        """Scheduled jobs may be moved by a Go pool, whose script keeps 14 digits and turns [] into {} (quirks 2)."""
+        danger = gojson.fragile(job.args)
+        if danger is not None and job.name not in self._warned:
+            self._warned.add(job.name)
+            log.warning("job %r: %s; if a Go pool moves it, that value changes: send it as text", job.name, danger)
 
     def _unique_command(self, job: NewJob, t: int) -> Command:
         assert job.unique_key is not None
