@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,9 +92,8 @@ class Runner:
             demo.process.wait(LONGEST)
 
 
-def until(condition: object, seconds: float = LONGEST) -> None:
-    end = time.monotonic() + seconds
-    assert callable(condition)
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + LONGEST
     while not condition():
         assert time.monotonic() < end, "it did not come about in time"
         time.sleep(0.01)
@@ -117,8 +116,9 @@ class Gate:
         os.mkfifo(path)
         self._fd = -1
 
-    def wait_for_reader(self) -> None:
-        until(self._opened)
+    def wait_for_reader(self, demo: Demo) -> None:
+        until(lambda: self._opened() or demo.process.poll() is not None)
+        assert self._fd >= 0, demo.text
 
     def let_go(self, text: bytes) -> None:
         os.write(self._fd, text)
@@ -231,7 +231,7 @@ def test_interrupted_run_says_how_to_go_on_and_loses_nothing(
     tokens = sum(write_good(source, f"a{n}.py", n) for n in range(20))
     tokens += sum(write_good(source, f"z{n}.py", n) for n in range(20))
     demo = demos.start(data, "--source", str(source))
-    gate.wait_for_reader()
+    gate.wait_for_reader(demo)
     demo.interrupt()
     demo.wait_for("stopping")
     gate.let_go(b"gamma = 1\n")
@@ -252,7 +252,7 @@ def test_second_interrupt_ends_at_once_and_loses_nothing(
     for n in range(5):
         write_good(source, f"z{n}.py", n)
     demo = demos.start(data, "--source", str(source))
-    gate.wait_for_reader()
+    gate.wait_for_reader(demo)
     demo.interrupt()
     demo.wait_for("stopping")
     demo.interrupt()
@@ -281,7 +281,7 @@ def test_interrupt_at_any_moment_leaves_a_folder_that_works(data: Path, source: 
 
 def test_one_demo_at_a_time_in_a_folder(data: Path, source: Path, demos: Runner, gate: Gate) -> None:
     first = demos.start(data, "--source", str(source))
-    gate.wait_for_reader()
+    gate.wait_for_reader(first)
     with pytest.raises(ConfigError, match=f"process {first.process.pid} "), DemoFolder(data):
         pass
     gate.let_go(b"gamma = 1\n")

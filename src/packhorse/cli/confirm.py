@@ -13,8 +13,7 @@ import click
 
 from packhorse.app import App
 from packhorse.cli.faults import FAILED, Fault
-from packhorse.cli.output import plain
-from packhorse.store import masked
+from packhorse.cli.place import place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,12 +36,3 @@ def confirm(app: App, what: str, yes: bool) -> None:
         )
     if not click.confirm(f"{what[:1].upper()}{what[1:]} of {place(app)}?", err=True):
         raise Fault("nothing was changed", code=FAILED)
-
-
-def place(app: App) -> str:
-    """Where a command works, for people."""
-    return plain(
-        f"namespace {app.namespace!r} at {masked(app.url)}"
-        if app.namespace
-        else f"{masked(app.url)} (no namespace)"
-    )

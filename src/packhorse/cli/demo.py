@@ -272,8 +272,8 @@ class Workers:
         """Errors: DemoFailed when it has ended."""
         code = self._process.returncode
         if code is not None:
-            end = "\n".join(self._log.read_text(errors="replace").strip().splitlines()[-5:])
-            raise DemoFailed(f"the workers ended with exit code {code}; the end of {self._log}:\n{end}")
+            last = self._log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise DemoFailed(f"the workers ended with exit code {code}: {' / '.join(last)} (see {self._log})")
 
     async def stop(self) -> None:
         """They finish the files in hand, hand back the rest, and end."""

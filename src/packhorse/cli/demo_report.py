@@ -18,7 +18,7 @@ import msgspec
 
 from packhorse.admin import PAGE, Admin
 from packhorse.cli.demo_jobs import FileResult
-from packhorse.cli.output import fields, table, write
+from packhorse.cli.output import fields_text, table, write
 from packhorse.clock import tick
 from packhorse.protocols.inspect import JobRow, State
 
@@ -153,21 +153,18 @@ async def dead_jobs(admin: Admin) -> list[JobRow]:
 def show_summary(summary: Summary, source: Path) -> None:
     """The tables: what was read, the names met most often, and the dead with their errors."""
     results = summary.results.values()
-    write("")
-    fields(
-        [
-            ("files", f"{summary.total:,}"),
-            ("done", f"{len(results):,}"),
-            ("dead", f"{len(summary.dead):,}"),
-            ("retries", f"{summary.retries:,}"),
-            ("tokens", f"{sum(result.tokens for result in results):,}"),
-            ("bytes", f"{sum(result.size for result in results):,}"),
-            ("distinct contents", f"{len({result.sha256 for result in results}):,}"),
-            ("seconds", f"{summary.seconds:,.1f}"),
-            ("jobs/s", f"{summary.total / summary.seconds:,.1f}" if summary.seconds else "-"),
-        ]
-    )
-    write("")
+    facts = [
+        ("files", f"{summary.total:,}"),
+        ("done", f"{len(results):,}"),
+        ("dead", f"{len(summary.dead):,}"),
+        ("retries", f"{summary.retries:,}"),
+        ("tokens", f"{sum(result.tokens for result in results):,}"),
+        ("bytes", f"{sum(result.size for result in results):,}"),
+        ("distinct contents", f"{len({result.sha256 for result in results}):,}"),
+        ("seconds", f"{summary.seconds:,.1f}"),
+        ("jobs/s", f"{summary.total / summary.seconds:,.1f}" if summary.seconds else "-"),
+    ]
+    write("\n" + fields_text(facts) + "\n")
     table(("top names", "times"), summary.names().most_common(TOP_NAMES))
     if summary.dead:
         write("")

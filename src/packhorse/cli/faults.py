@@ -89,9 +89,7 @@ def _remedy(error: PackhorseError) -> str:
     if isinstance(error, StoreUnavailable) and "refuses the login" in text:
         return "a password stands in the URL: redis://:PASSWORD@host; PACKHORSE_URL hides it from others here"
     if isinstance(error, StoreUnavailable) and "cannot be reached" in text:
-        return (
-            "is a server running there? --url or PACKHORSE_URL names another; `packhorse demo` brings its own"
-        )
+        return "is a server there? --url names another, --app that of an App; `packhorse demo` brings its own"
     if isinstance(error, StoreRefused) and error.code == "NOPERM":
         return "the server's user lacks this right: give it, or log in as another user"
     return ""

@@ -13,11 +13,12 @@ import click
 
 from packhorse.admin import Admin
 from packhorse.app import App
-from packhorse.cli.confirm import confirm, confirm_options, place
+from packhorse.cli.confirm import confirm, confirm_options
 from packhorse.cli.faults import FAILED, Fault
 from packhorse.cli.job_rows import as_document, as_fields, as_table
 from packhorse.cli.options import Given, connection_options, json_option
-from packhorse.cli.output import document, fields, moment, note, plain, plural, table, write
+from packhorse.cli.output import document, fields_text, moment, note, plural, relative, table, write
+from packhorse.cli.place import nothing, place
 from packhorse.cli.target import open_app
 from packhorse.protocols.inspect import BusyRow, Filter, JobRow, State
 
@@ -122,11 +123,7 @@ def show(given: Given, id: str) -> None:
     if given.json:
         document({"rows": [as_document(row) for row in rows], "running": running})
         return
-    for busy in running:
-        slot = [("slot", busy.worker_id), ("pool", busy.pool_id), ("says", busy.checkin)]
-        fields([("state", "running"), ("name", busy.job_name), ("since", moment(busy.started_at)), *slot])
-    for row in rows:
-        fields(as_fields(row))
+    write("\n\n".join([*map(_running_text, running), *(fields_text(as_fields(row)) for row in rows)]))
 
 
 @jobs.command("retry", help=RETRY)
@@ -158,6 +155,20 @@ def delete(given: Given, /, **options: Any) -> None:
     _change(given, "delete", **options)
 
 
+def _running_text(busy: BusyRow) -> str:
+    return fields_text(
+        [
+            ("state", "running"),
+            ("id", busy.job_id),
+            ("name", busy.job_name),
+            ("since", f"{moment(busy.started_at)} ({relative(busy.started_at)})"),
+            ("says", busy.checkin),
+            ("slot", busy.worker_id),
+            ("pool", busy.pool_id),
+        ]
+    )
+
+
 def _list(given: Given, state: str | None, queue: str | None, where: Filter, limit: int, page: int) -> None:
     app = open_app(given)
     states = ORDER if state is None else (State(state),)
@@ -165,7 +176,7 @@ def _list(given: Given, state: str | None, queue: str | None, where: Filter, lim
     if given.json:
         document([as_document(row) for row in found])
     elif not found:
-        write(f"no {state + ' ' if state else ''}jobs{'' if where.empty else ' that match'} in {place(app)}")
+        nothing(app, f"{state + ' ' if state else ''}jobs{'' if where.empty else ' that match'}")
     else:
         table(*as_table(found))
         if state is not None and len(found) == limit:
@@ -258,18 +269,15 @@ async def _change_some(
     """(found, changed) for jobs named by id. Errors: Fault, before any change, when one is not there."""
     wanted = [State(state)] if state else [s for s in State if verb == "delete" or s is not State.QUEUED]
     rows: list[JobRow] = []
-    missing: list[str] = []
     async with app.admin() as admin:
         for id in dict.fromkeys(ids):
-            found = [row for row in await admin.find(id) if row.state in wanted]
-            rows += found
-            missing += [] if found else [id]
-        if missing:
-            states = " or ".join(s.value for s in wanted)
-            raise Fault(
-                f"no {states} job {', '.join(map(plain, missing))} in {place(app)}; nothing was changed",
-                code=FAILED,
-            )
+            found = await admin.find(id)
+            matching = [row for row in found if row.state in wanted]
+            if not matching:
+                states = " and ".join(row.state.value for row in found)
+                problem = f"job {id} is {states}" if found else f"there is no job {id} in {place(app)}"
+                raise Fault(f"{problem}; nothing was changed", code=FAILED)
+            rows += matching
         if dry_run:
             return len(rows), 0
         return len(rows), await (admin.retry(rows) if verb == "retry" else admin.delete(rows))

@@ -6,6 +6,7 @@ drive the terminal. rich is loaded only for a table on a terminal: workers and p
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from packhorse.clock import SYSTEM_CLOCK
 
 #: Longest cell in a table on a terminal; pipes, `show` and --json get everything.
 LONGEST_CELL = 80
+
+#: On a narrow terminal: an id that is broken over two lines cannot be copied, and a text needs some room.
+NARROWEST = {"id": 32, "pool": 24, "error": 16, "arguments": 16}
 
 Row = Sequence[object]
 
@@ -60,7 +64,7 @@ def table(columns: Sequence[str], rows: Sequence[Row]) -> None:
 
 def table_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
     cells = [[plain("" if value is None else value) for value in row] for row in rows]
-    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    right = [_numbers([row[i] for row in rows]) for i in range(len(columns))]
     if sys.stdout.isatty():
         return _rich_table(columns, cells, right)
     lines = [[heading.upper() for heading in columns], *cells]
@@ -131,6 +135,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def _numbers(values: Sequence[object]) -> bool:
+    """True for a column of numbers, with gaps or without."""
+    given = [value for value in values if value not in ("", None)]
+    return bool(given) and all(isinstance(value, int | float) for value in given)
+
+
 def _write(stream: TextIO, text: str) -> None:
     try:
         stream.write(f"{text}\n")
@@ -150,12 +160,19 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading, is_right in zip(columns, right, strict=True):
-        shown.add_column(heading, justify="right" if is_right else "left", overflow="fold")
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, (heading, is_right) in enumerate(zip(columns, right, strict=True)):
+        longest = max((len(row[index]) for row in cells), default=0)
+        shown.add_column(
+            heading,
+            justify="right" if is_right else "left",
+            overflow="fold",
+            min_width=min(longest, NARROWEST.get(heading, 0)),
+        )
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
-    console = Console(highlight=False, markup=False, emoji=False)
+    styled = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    console = Console(highlight=False, markup=False, emoji=False, color_system="auto" if styled else None)
     with console.capture() as capture:
         console.print(shown)
     return capture.get().rstrip("\n")

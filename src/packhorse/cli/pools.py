@@ -7,10 +7,10 @@ import asyncio
 import click
 
 from packhorse.app import App
-from packhorse.cli.confirm import place
 from packhorse.cli.faults import Fault
 from packhorse.cli.options import Given, connection_options, json_option
 from packhorse.cli.output import document, moment, relative, shortened, span, table, write
+from packhorse.cli.place import nothing
 from packhorse.cli.target import names_app, open_app
 from packhorse.clock import SYSTEM_CLOCK
 from packhorse.protocols.inspect import BusyRow, PoolRow
@@ -40,7 +40,7 @@ def workers(given: Given) -> None:
         document({"pools": pools, "busy": busy})
         return
     if not pools:
-        write(f"no workers in {place(app)}")
+        nothing(app, "workers")
         return
     running: dict[str, int] = {}
     for slot in busy:
@@ -56,10 +56,10 @@ def workers(given: Given) -> None:
     if busy:
         write("")
         table(
-            ("job", "id", "since", "arguments", "says", "slot"),
+            ("job", "id", "since", "arguments", "says"),
             [
                 (slot.job_name, slot.job_id, relative(slot.started_at), shortened(slot.args),
-                 shortened(slot.checkin), slot.worker_id)
+                 shortened(slot.checkin))
                 for slot in busy
             ],
         )  # fmt: skip

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import click
 
 from packhorse.app import App
-from packhorse.cli.confirm import confirm, confirm_options, place
+from packhorse.cli.confirm import confirm, confirm_options
 from packhorse.cli.faults import FAILED, Fault, nearest
 from packhorse.cli.options import Given, connection_options, json_option
 from packhorse.cli.output import document, plain, plural, span, table, write
+from packhorse.cli.place import nothing, place
 from packhorse.cli.target import open_app
 from packhorse.protocols.inspect import QueueRow
 
@@ -59,7 +60,7 @@ def show(given: Given) -> None:
     if given.json:
         document(rows)
     elif not rows:
-        write(f"no queues in {place(app)}")
+        nothing(app, "queues")
     else:
         table(
             ("queue", "waiting", "oldest", "running", "limit", "state"),

@@ -12,9 +12,9 @@ import click
 
 from packhorse.admin import Admin
 from packhorse.app import App
-from packhorse.cli.confirm import place
 from packhorse.cli.options import Duration, Given, connection_options, json_option
 from packhorse.cli.output import document, fields_text, plural, span, table_text, write
+from packhorse.cli.place import place
 from packhorse.cli.target import open_app
 from packhorse.protocols.inspect import BusyRow, PoolRow, QueueRow, State
 
@@ -74,9 +74,10 @@ async def _show(app: App, as_json: bool, every: float | None) -> None:
 
 
 async def _read(admin: Admin) -> Reading:
+    states = await admin.counts()  # the first call connects, which is not to be measured
     return Reading(
         round_trip=await admin.ping(),
-        states=await admin.counts(),
+        states=states,
         queues=await admin.queues(),
         pools=await admin.pools(),
         busy=await admin.busy(),
@@ -98,7 +99,7 @@ def _as_text(app: App, reading: Reading) -> str:
     slots = sum(pool.concurrency for pool in reading.pools)
     text = fields_text(
         [
-            ("store", f"{place(app)}, {reading.round_trip * 1000:.1f} ms away"),
+            ("store", f"{place(app)}, {reading.round_trip * 1000:.2f} ms away"),
             *((state.value, reading.states.get(state, 0)) for state in State),
             ("running", len(reading.busy)),
             (

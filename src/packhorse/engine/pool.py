@@ -84,7 +84,7 @@ class WorkerPool(WorkerView):
         return self._fetcher.round_trips
 
     async def start(self) -> None:
-        """Register with the store and begin. Errors: StoreError when it cannot be reached."""
+        """Register with the store and begin. Errors: StoreError when it cannot be reached; it may be tried again."""
         if self._task is not None:
             return
         await self._consumer.open()
@@ -104,9 +104,12 @@ class WorkerPool(WorkerView):
 
     async def stop(self, timeout: float | None = None) -> None:
         """Finish running jobs for at most `timeout` seconds (default: the setting), hand the rest back, end."""
-        if self._stopped or self._task is None:
+        if self._stopped:
             return
         self._stopped = True
+        if self._task is None:
+            await self._consumer.disconnect()
+            return
         timeout = self.settings.stop_timeout if timeout is None else timeout
         self._fetcher.finish()
         self._executor.hand_back_waiting()
@@ -121,11 +124,16 @@ class WorkerPool(WorkerView):
         for service in self._services:
             await service.stop()
         await self._leave()
+        await self._consumer.disconnect()
         if self._pulse is not None:
             await self._pulse.stop()
 
     async def __aenter__(self) -> WorkerPool:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -210,6 +210,10 @@ class Consumer(ABC):
     async def close(self) -> None:
         """Hand back whatever is left and take the pool off the list of the living."""
 
+    @abstractmethod
+    async def disconnect(self) -> None:
+        """End the connections; nothing can be done afterwards."""
+
 
 class WireProtocol(ABC):
     """One way of laying jobs out in a store."""

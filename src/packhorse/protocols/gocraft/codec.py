@@ -220,13 +220,13 @@ def fields_of(raw: bytes) -> dict[str, bytes]:
 
 
 def _fields(raw: bytes) -> dict[str, bytes]:
-    """Names of known fields in lower case; what is no Unicode becomes U+FFFD, as in a Go program that reads it."""
+    """Known fields have their names in lower case; what is no Unicode becomes U+FFFD, as in a Go program."""
     try:
         plain = _decode_fields(raw)
     except ValueError:
         text = _lone_surrogate.sub("\ufffd", raw.decode("utf-8", "surrogateescape"))
         plain = _decode_fields(_escapes.sub(lambda m: m["good"] or "\\ufffd", text))
-    return {(low if (low := name.lower()) in _FIELDS else name): bytes(value) for name, value in plain.items()}
+    return {(low if (low := name.lower()) in _FIELDS else name): bytes(plain[name]) for name in plain}
 
 
 def _join(fields: dict[str, bytes], change: dict[str, bytes]) -> bytes:

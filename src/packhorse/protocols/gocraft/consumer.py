@@ -112,6 +112,9 @@ class GocraftConsumer(Consumer):
             ("DEL", keys.pool(pool)),
         ))  # fmt: skip
 
+    async def disconnect(self) -> None:
+        await self._store.close()
+
     def services(self) -> list[Service]:
         return self._services
 
@@ -293,9 +296,9 @@ class GocraftConsumer(Consumer):
                 newer = _delivery(delivery.queue, value)
                 if newer.job is None or codec.is_wrapped(newer.job):
                     log.warning("the payload in the unique key of %s is no job; running the queued one", delivery.job)
-                    # It has taken the job's place in the list. In this order a crash in between loses nothing.
-                    inprogress = self._settle_keys[delivery.queue][0]
-                    await self._link.call(("LPUSH", inprogress, delivery.raw), ("LREM", inprogress, -1, value))
+                    # It has taken the job's place in the list; in this order a crash loses nothing.
+                    held = self._settle_keys[delivery.queue][0]
+                    await self._link.call(("LPUSH", held, delivery.raw), ("LREM", held, -1, value))
                     newer = delivery
                 ready.append(newer)
         return ready

@@ -159,7 +159,9 @@ class Auditor(Service):
         ))  # fmt: skip
         raise_refused(replies)
         for name, wrong in zip(self._names, replies, strict=True):
-            if wrong:
+            if isinstance(wrong, bytes):
+                log.error("the lock of %r cannot be looked after: %s", name, wrong.decode("utf-8", "replace"))
+            elif wrong:
                 log.warning("the lock of %r was wrong and is mended", name)
 
     async def _lists(self) -> dict[str, list[bytes]]:

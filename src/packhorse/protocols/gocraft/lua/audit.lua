@@ -5,12 +5,14 @@
 -- KEYS[3]   list    in-progress list of this pool
 -- ARGV[1]   pool id
 -- ARGV[2]   1 to drop this pool's field when it is 0 (at its end)
--- returns   0 if all was right, else 1
+-- returns   0 if all was right, 1 if something was mended, or a text that names a key of a wrong type: it is left alone,
+--           for a list at `wat:lock` may be the queue of a job with that name
 local wrong = 0
-local kind = redis.call('TYPE', KEYS[2]).ok
-if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[2]) wrong = 1 end
-local own = redis.pcall('LLEN', KEYS[3])
-if type(own) ~= 'number' then return 1 end
+for i, wanted in ipairs({'string', 'hash', 'list'}) do
+  local kind = redis.call('TYPE', KEYS[i]).ok
+  if kind ~= wanted and kind ~= 'none' then return KEYS[i] .. ' is a ' .. kind .. ', not a ' .. wanted end
+end
+local own = redis.call('LLEN', KEYS[3])
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 if tonumber(held or 0) ~= own then
   redis.call('HSET', KEYS[2], ARGV[1], own)
@@ -27,8 +29,7 @@ for i = 2, #all, 2 do
     sum = sum + n
   end
 end
-local lock = redis.pcall('GET', KEYS[1])
-if type(lock) == 'table' or (tonumber(lock or 0) ~= sum) then
+if tonumber(redis.call('GET', KEYS[1]) or 0) ~= sum then
   redis.call('SET', KEYS[1], sum)
   wrong = 1
 end

@@ -9,7 +9,7 @@
 local seen = redis.call('HGET', KEYS[1], 'heartbeat_at') or ''
 if seen ~= ARGV[2] then return -1 end
 for i = 3, #KEYS, 3 do
-  if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end
+  if redis.call('TYPE', KEYS[i]).ok == 'list' then return 0 end
 end
 for i = 3, #KEYS, 3 do
   local held = redis.pcall('HGET', KEYS[i + 2], ARGV[1])
