@@ -259,7 +259,7 @@ class JobFunction(Generic[P, R]):
         given = {
             "delay": delay, "at": at, "unique": unique, "key": key, "id": id, "expires_in": expires_in,
         }  # fmt: skip
-        return JobFunction(self._app, self.handler, self._options | {k: v for k, v in given.items() if v not in (None, False)})
+        return JobFunction(self._app, self.handler, self._options | {k: v for k, v in given.items() if v is not None and v is not False})
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """The job for `client.enqueue_many`; nothing is sent."""

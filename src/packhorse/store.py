@@ -202,7 +202,6 @@ class _Wire(asyncio.Protocol):
     """
 
     def __init__(self, connection: AbstractConnection, timeout: float, on_push: PushHandler | None) -> None:
-        self._connection = connection
         self._timeout = timeout
         self._on_push = on_push
         self._parser = hiredis.Reader(replyError=StoreRefused, notEnoughData=_MORE)
@@ -212,9 +211,10 @@ class _Wire(asyncio.Protocol):
         self._reason = "the connection was closed"
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
-        writer = connection._writer
-        assert writer is not None
-        self._transport = writer.transport
+        # Kept, because it closes its transport when it is collected; redis-py forgets that it is connected.
+        self._writer, connection._writer, connection._reader = connection._writer, None, None
+        assert self._writer is not None
+        self._transport = self._writer.transport
         self._transport.set_protocol(self)
 
     async def send(self, packed: bytes, need: int) -> list[Reply]:
@@ -235,7 +235,6 @@ class _Wire(asyncio.Protocol):
         self._reason = reason
         self._transport.abort()
         await self.lost
-        await self._connection.disconnect(nowait=True)
 
     # -- asyncio.Protocol ------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from packhorse import App
+from packhorse import App, Receipt
 from packhorse.embedded import EmbeddedServer
 from tests.gowork import GoClient, GoEnqueuer, GoWorker
 
@@ -151,18 +151,25 @@ async def test_both_drain_one_queue_while_both_are_killed(
     """Jobs of two names, one with a limit of 3 over both languages; kill -9 hits either side again and again."""
     rng = random.Random(7)
     ledger = tmp_path / "ledger"
-    capped = JOBS // 50
-    prepare = app.client.prepare
-    receipts = await app.client.enqueue_many_async(
-        [prepare("plain", {"n": n}) for n in range(JOBS - capped)] + [prepare("capped", {"n": n}) for n in range(capped)]
-    )
+    receipts: list[Receipt] = []
+
+    async def produce() -> None:
+        """In portions while the kills go on, so that they hit pools with work in hand."""
+        prepare, portion = app.client.prepare, JOBS // 80
+        for first in range(0, JOBS, portion):
+            numbers = range(first, min(first + portion, JOBS))
+            names = ("capped" if n % 50 == 0 else "plain" for n in numbers)
+            receipts.extend(await app.client.enqueue_many_async(prepare(name, {"n": 1}) for name in names))
+            await asyncio.sleep(0.05)
+
     await raw.set(f"{namespace}:jobs:capped:max_concurrency", 3)
     kills: Counter[str] = Counter()
     with packhorse_worker(server, namespace, ledger, concurrency=10, processes=2) as ours:
         go = GoWorker(address, namespace, "plain,capped:::3", concurrency=10, ledger=ledger)
         go.__enter__()
+        producing = asyncio.create_task(produce())
         try:
-            for _ in range(8):
+            while not producing.done():
                 await asyncio.sleep(rng.uniform(0.3, 0.8))
                 if rng.random() < 0.5:
                     go.kill()
@@ -173,13 +180,16 @@ async def test_both_drain_one_queue_while_both_are_killed(
                 elif pids := children(ours.pid):
                     os.kill(rng.choice(pids), signal.SIGKILL)
                     kills["packhorse"] += 1
+            await producing
             await settled(raw, namespace, ["plain", "capped"])
         finally:
+            producing.cancel()
             go.__exit__(None, None, None)
     ended = Counter(job_id for what, _, job_id, _ in lines(ledger) if what == "end")
     missing = {receipt.id for receipt in receipts} - ended.keys()
     dead = await raw.zcard(f"{namespace}:dead")
     assert kills["go"] and kills["packhorse"]
+    assert len(receipts) == JOBS
     assert not missing, f"{len(missing)} of {JOBS} jobs never ran; dead: {dead}"
     assert most_at_once(ledger, "capped") <= 3
     for name in ("plain", "capped"):
@@ -200,11 +210,10 @@ async def test_go_recovers_our_dead_pool(
         while not await raw.smembers(f"{namespace}:worker_pools"):
             await asyncio.sleep(0.02)
         (pool,) = await raw.smembers(f"{namespace}:worker_pools")
-        for pid in children(ours.pid):
-            os.kill(pid, signal.SIGSTOP)
-        ours.kill()
-        for pid in children(ours.pid):
-            os.kill(pid, signal.SIGKILL)
+        group = [ours.pid, *children(ours.pid)]
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none can react to another's end
+            for pid in group:
+                os.kill(pid, number)
         ours.wait()
     # What it held at that moment depends on the moment: plant the worst case, a full list and its locks.
     payloads = await raw.lrange(f"{namespace}:jobs:capped", 0, -1)
@@ -216,6 +225,9 @@ async def test_go_recovers_our_dead_pool(
         await raw.hset(f"{namespace}:jobs:capped:lock_info", pool, len(payloads))
     with GoWorker(address, namespace, "capped:::3", concurrency=3, ledger=ledger):
         await settled(raw, namespace, ["capped"], timeout=40)
+        end = time.monotonic() + 30
+        while pool in await raw.smembers(f"{namespace}:worker_pools") and time.monotonic() < end:
+            await asyncio.sleep(0.1)
     assert {r.id for r in receipts} <= {job_id for what, _, job_id, _ in lines(ledger) if what == "end"}
     assert int(await raw.get(f"{namespace}:jobs:capped:lock")) == 0
     assert pool not in await raw.smembers(f"{namespace}:worker_pools")

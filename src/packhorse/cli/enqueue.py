@@ -71,10 +71,8 @@ def enqueue(given: Given, /, name: str, args: tuple[str, ...], **options: Any) -
     many = args == ("-",)
     if many and options["id"] is not None:
         raise Fault("--id names one job, and - enqueues many")
-    app, options = (
-        open_app(given),
-        {key: value for key, value in options.items() if value not in (None, False)},
-    )
+    app = open_app(given)
+    options = {key: value for key, value in options.items() if value is not None and value is not False}
     prepare = _Preparation(app, name, names_app(given), options)
     if many:
         return _enqueue_many(given, app, [prepare(line, where) for where, line in _lines()])

@@ -21,8 +21,8 @@ from packhorse.clock import SYSTEM_CLOCK
 #: Longest cell in a table on a terminal; pipes, `show` and --json get everything.
 LONGEST_CELL = 80
 
-#: On a narrow terminal: an id that is broken over two lines cannot be copied, and a text needs some room.
-NARROWEST = {"id": 32, "pool": 24, "error": 16, "arguments": 16}
+#: On a narrow terminal: an id that is broken over two lines cannot be copied.
+NARROWEST = {"id": 24, "pool": 24}
 
 Row = Sequence[object]
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
 from packhorse.app import App
 from packhorse.cli.config import Settings, resolve, settings
@@ -22,6 +21,7 @@ from packhorse.cli.faults import Fault, nearest
 from packhorse.cli.options import Given
 from packhorse.cli.output import note
 from packhorse.errors import ConfigError
+from packhorse.store import masked
 
 DEFAULT_ATTRIBUTE = "app"
 
@@ -197,7 +197,7 @@ def _blaming(source: str) -> Iterator[None]:
 
 
 def _warn_of_argv(url: str | None, source: str) -> None:
-    if url is not None and source == "--url" and urlsplit(url).password:
+    if url is not None and source == "--url" and masked(url) != url:
         note(
             "warning: a password on the command line is seen by everybody on this machine; use PACKHORSE_URL"
         )

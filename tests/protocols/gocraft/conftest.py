@@ -9,6 +9,7 @@ import redis.asyncio
 from keyspace import FakeClock, Keyspace
 
 from packhorse import App
+from packhorse.protocols.gocraft.admin import GocraftInspector
 from packhorse.protocols.gocraft.keys import Keys
 from packhorse.store import Link, Store, StoreSettings
 
@@ -42,3 +43,11 @@ async def link(url: str) -> AsyncIterator[Link]:
     store = Store(StoreSettings(url))
     yield store.link()
     await store.close()
+
+
+@pytest.fixture
+async def inspector(url: str, keys: Keys, clock: FakeClock) -> AsyncIterator[GocraftInspector]:
+    """What people ask of the store, at the time of `clock`."""
+    inspector = GocraftInspector(Store(StoreSettings(url)), keys, clock)
+    yield inspector
+    await inspector.close()

@@ -23,7 +23,10 @@ import pytest
 import redis.asyncio
 from vectors import Vector, vectors
 
+from packhorse import App, Job
+from packhorse.engine.pool import WorkerPool
 from packhorse.protocols.gocraft.keys import Keys
+from packhorse.service import Service
 
 Entry = dict[str, Any]
 
@@ -82,6 +85,48 @@ class FakeClock:
         self.passed += seconds
 
 
+class Held:
+    """A handler whose runs last until a test lets them go on, one by one."""
+
+    def __init__(self) -> None:
+        self.running: list[Job] = []
+        self._gate = asyncio.Semaphore(0)
+
+    async def __call__(self) -> None:
+        await self._gate.acquire()
+
+    def let_go(self) -> None:
+        self._gate.release()
+
+    async def has_started(self, count: int = 1) -> None:
+        await eventually(lambda: len(self.running) == count)
+
+
+def holding(app: App, *, fails_with: str | None = None, **options: Any) -> Held:
+    """`wat` as a handler that holds, and then fails if it is told to."""
+    held = Held()
+
+    @app.job(name="wat", **options)
+    async def wat(job: Job, **args: Any) -> None:
+        held.running.append(job)
+        await held()
+        if fails_with is not None:
+            raise Exception(fails_with)
+
+    return held
+
+
+async def nothing() -> None:
+    """A handler."""
+
+
+def poke(pool: WorkerPool, kind: type[Service]) -> None:
+    """Have services of the pool run now."""
+    for service in pool._services:
+        if isinstance(service, kind):
+            service.poke()
+
+
 class State:
     """What a vector says the database holds. The changing methods give a new one: the vectors stay as they are."""
 
@@ -91,12 +136,12 @@ class State:
     def __getitem__(self, key: str) -> Any:
         return next(entry["value"] for entry in self.entries if entry["key"] == key)
 
-    def keys(self) -> set[str]:
+    def names(self) -> set[str]:
         return {entry["key"] for entry in self.entries}
 
     def without(self, *keys: str) -> State:
         """Keys that packhorse does not leave behind; each must be there in Go's state."""
-        assert set(keys) <= self.keys()
+        assert set(keys) <= self.names()
         return State(entry for entry in self.entries if entry["key"] not in keys)
 
     def having(self, key: str, kind: str, value: object, ttl: int | None = None) -> State:
@@ -117,11 +162,14 @@ class State:
 
 
 def state(vector: Vector, which: int | str = -1) -> State:
-    """One of the states of a vector, by position or by the beginning of its label."""
+    """One of the states of a vector, by position, or by its label or the beginning of it."""
     states = vector["states"]
     if isinstance(which, str):
-        (found,) = [s for s in states if s["label"].startswith(which)]
-        return State(found["keys"])
+        found = [s for s in states if s["label"] == which] or [
+            s for s in states if s["label"].startswith(which)
+        ]
+        assert len(found) == 1, [s["label"] for s in states]
+        return State(found[0]["keys"])
     return State(states[which]["keys"])
 
 

@@ -6,26 +6,15 @@ Go names a job by score and id, ours by the row that was listed.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
-from keyspace import FakeClock, Keyspace, State, golden, state
+from keyspace import Keyspace, State, golden, state
 from vectors import Vector
 
 from packhorse import App
 from packhorse.protocols.gocraft.admin import GocraftInspector
-from packhorse.protocols.gocraft.keys import Keys
 from packhorse.protocols.inspect import Filter, JobRow
 from packhorse.protocols.inspect import State as At
-from packhorse.store import Store, StoreSettings
-
-
-@pytest.fixture
-async def inspector(url: str, keys: Keys, clock: FakeClock) -> AsyncIterator[GocraftInspector]:
-    inspector = GocraftInspector(Store(StoreSettings(url)), keys, clock)
-    yield inspector
-    await inspector.close()
 
 
 async def named(inspector: GocraftInspector, where: At, score: int, id: str) -> list[JobRow]:
@@ -90,7 +79,7 @@ async def test_retry_all_takes_the_future_ones_and_leaves_the_unknown_ones(
 ) -> None:
     """Go skips scores in the future and rewrites jobs of unknown names.
 
-    `dead3` has a list for args, which is no job (section 2). Go's script makes an object of it, ours does not.
+    `dead3` has a list for args, which is no job (section 2). Go's script makes an object of it.
     """
     before = state(vector, "before")
     await space.plant(before)

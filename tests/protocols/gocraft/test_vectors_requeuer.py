@@ -26,7 +26,7 @@ class Pass:
 
     def __init__(self, vector: Vector, space: Keyspace, keys: Keys, link: Link) -> None:
         self.before = state(vector, "before") if vector.get("states") else State([])
-        self.source = "retry" if "ns:retry" in self.before.keys() else "scheduled"
+        self.source = "retry" if self.before.names() == {"ns:retry"} else "scheduled"
         (listed,) = re.findall(r"job types \[(.*)\]", vector["go_call"])
         source = space.key(self.source)
         self._mover = Mover(link, keys, source, frozenset(listed.split()), space.clock)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from keyspace import FakeClock, Keyspace, State, eventually, golden, state
+from keyspace import FakeClock, Keyspace, State, eventually, golden, holding, nothing, poke, state
 from vectors import Vector
 
-from packhorse import App, Job
-from packhorse.engine.pool import WorkerPool
+from packhorse import App
 from packhorse.protocols.gocraft import codec
 from packhorse.protocols.gocraft.mover import Mover
 from packhorse.protocols.gocraft.upkeep import Observer
-from packhorse.service import Service
 
 Args = dict[str, Any] | None
 
@@ -25,42 +22,6 @@ Args = dict[str, Any] | None
 def _within_a_second(clock: FakeClock) -> None:
     """The start of a job is reckoned back from now, which must not lead into the second before."""
     clock.advance(0.5)
-
-
-class Held:
-    """A handler whose runs last until a test lets them go on, one by one."""
-
-    def __init__(self) -> None:
-        self.running: list[Job] = []
-        self._gate = asyncio.Semaphore(0)
-
-    async def __call__(self) -> None:
-        await self._gate.acquire()
-
-    def let_go(self) -> None:
-        self._gate.release()
-
-    async def has_started(self, count: int = 1) -> None:
-        await eventually(lambda: len(self.running) == count)
-
-
-def holding(app: App, **options: Any) -> Held:
-    """`wat` as a handler that holds."""
-    held = Held()
-
-    @app.job(name="wat", **options)
-    async def wat(job: Job, **args: Any) -> None:
-        held.running.append(job)
-        await held()
-
-    return held
-
-
-def poke(pool: WorkerPool, kind: type[Service]) -> None:
-    """Have services of the pool run now."""
-    for service in pool._services:
-        if isinstance(service, kind):
-            service.poke()
 
 
 # The life of a pool.
@@ -97,9 +58,6 @@ async def test_a_pool_without_a_limit_leaves_the_limit_of_another_alone(
     async with second.worker(concurrency=1):
         await eventually(lambda: space.raw.exists(space.key("last_periodic_enqueue")))
     await space.becomes(state(vector).having("ns:jobs:wat:max_concurrency", "string", "3"))
-
-
-async def nothing() -> None: ...
 
 
 # Running.
@@ -256,7 +214,7 @@ async def fails(vector: Vector, failure: Failure, app: App, space: Keyspace) -> 
     async with app.worker(concurrency=1) as pool:
         await pool.drain()
     wanted = state(vector).signed_off()
-    for name in {"ns:retry", "ns:dead"} & wanted.keys():
+    for name in {"ns:retry", "ns:dead"} & wanted.names():
         (kept,) = wanted[name]
         assert failure.differs[0] in kept["member"]
         kept = {**kept, "member": kept["member"].replace(*failure.differs)}

@@ -129,6 +129,18 @@ def decode(raw: bytes, queue: str) -> Job:
     return job
 
 
+def key_of_args(job: Job) -> bytes:
+    """What makes a unique job unique by its arguments, with Go's newline; for payloads without a `unique_key`.
+
+    Numbers as float64: so Go computes it from decoded arguments. Errors: ValueError.
+    """
+    try:
+        args = json.loads(job.args_json, parse_int=float)
+        return b"" if args is None else gojson.encode(args) + b"\n"
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _reason(exc: Exception) -> str:
     if isinstance(exc, RecursionError):
         return "nested too deeply"

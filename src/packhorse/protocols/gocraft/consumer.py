@@ -6,7 +6,6 @@ a settle takes it out, so a crash at any instant loses nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from packhorse.protocols.base import (
     Want,
     WorkerView,
 )
-from packhorse.protocols.gocraft import codec, gojson, scripts
+from packhorse.protocols.gocraft import codec, scripts
 from packhorse.protocols.gocraft.draw import Draw
 from packhorse.protocols.gocraft.keys import Keys
 from packhorse.protocols.gocraft.mover import Mover, Rescuer
@@ -272,19 +271,25 @@ class GocraftConsumer(Consumer):
 
         A retry leaves its key alone: by then it belongs to a newer job (quirks 10).
         """
-        commands = []
+        ready: list[Delivery] = []
+        claims: list[Delivery] = []
+        commands: list[Command] = []
         for delivery in deliveries:
             assert delivery.job is not None
+            key = self._unique_key(delivery.job)
+            if key is None:
+                ready.append(delivery)
+                continue
+            claims.append(delivery)
             inprogress = self._settle_keys[delivery.queue][0]
-            commands.append(scripts.CLAIM_UNIQUE([inprogress, self._unique_key(delivery.job)], [delivery.raw]))
+            commands.append(scripts.CLAIM_UNIQUE([inprogress, key], [delivery.raw]))
         try:
-            replies = await self._link.call(*commands)
+            replies = await self._link.call(*commands) if commands else []
         except StoreError:
             # Whether the payloads were swapped is not known: leave them to the audit, which puts them back.
             self._auditor.suspect()
-            return []
-        ready = []
-        for delivery, value in zip(deliveries, replies, strict=True):
+            return ready
+        for delivery, value in zip(claims, replies, strict=True):
             if isinstance(value, StoreRefused):
                 log.warning("unique key of job %s: %s", delivery.job, value)
                 ready.append(delivery)
@@ -303,16 +308,17 @@ class GocraftConsumer(Consumer):
                 ready.append(newer)
         return ready
 
-    def _unique_key(self, job: Job) -> bytes:
-        """The key to free. A payload may name any key; only keys of this namespace's unique jobs are believed."""
+    def _unique_key(self, job: Job) -> bytes | None:
+        """The key to free. A payload may name any key; only those of this namespace's unique jobs count."""
         if job.unique_key.startswith(self._keys.unique_prefix):
             return job.unique_key.encode()
         if job.unique_key:
             log.warning("job %s names the unique key %r of somebody else; ignored", job, job.unique_key)
-        # Numbers as float64: the key that Go computed, or would compute, from decoded arguments.
-        args = json.loads(job.args_json, parse_int=float)
-        text = b"" if args is None else gojson.encode(args) + b"\n"
-        return self._keys.unique(job.name, text)
+        try:
+            return self._keys.unique(job.name, codec.key_of_args(job))
+        except ValueError as exc:
+            log.warning("job %s has no unique key that could be freed: %s", job, exc)
+            return None
 
     def _settle_command(self, settlements: Sequence[Settlement], order: list[Settlement]) -> Command:
         """The command, and in `order` the settlements as the script counts them."""

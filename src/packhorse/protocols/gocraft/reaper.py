@@ -10,7 +10,8 @@ import logging
 from collections.abc import Collection, Iterable
 
 from packhorse.clock import Clock
-from packhorse.errors import DecodeError
+from packhorse.errors import DecodeError, StoreRefused
+from packhorse.job import Job
 from packhorse.protocols.gocraft import codec, scripts
 from packhorse.protocols.gocraft.keys import Keys
 from packhorse.service import Service
@@ -25,6 +26,7 @@ BATCH = 500
 #: A job whose process died under it this often is kept in the dead set instead of killing another one.
 MAX_CRASHES = 3
 CRASH_MEMORY = 72 * 3600
+LEFT_BEHIND = "a newer job with the same unique key ran in its place"
 
 
 class Reaper(Service):
@@ -40,41 +42,54 @@ class Reaper(Service):
         #: pool -> (heartbeat as seen, since when by our clock)
         self._seen: dict[str, tuple[bytes, float]] = {}
         self._scanned_at = float("-inf")
-        self._strays: set[str] = set()
+        #: pool -> names of its in-progress lists at the last scan
+        self._lists: dict[str, set[str]] = {}
 
     async def run_once(self) -> float:
         pools = {m.decode("utf-8", "replace") for m in await self._link.one("SMEMBERS", self._keys.worker_pools)}
         now = self._clock.monotonic()
         if now - self._scanned_at >= SCAN_EVERY:
             self._scanned_at = now
-            self._strays = await self._pools_with_lists() - pools
-        pools |= self._strays
+            self._lists = await self._pools_with_lists()
+        pools |= self._lists.keys()
         pools.discard(self._own)
         for gone in self._seen.keys() - pools:
             del self._seen[gone]
         for pool in sorted(pools):
-            beat = await self._link.one("HGET", self._keys.pool(pool), "heartbeat_at") or b""
-            before = self._seen.get(pool)
-            if before is None or before[0] != beat:
-                self._seen[pool] = (beat, now)
-            elif now - before[1] >= DEAD_AFTER:
-                await self.reap(pool, beat)
+            try:
+                await self._look(pool, now)
+            except StoreRefused as exc:  # one broken pool must not keep the others from being found
+                log.error("pool %s cannot be looked after: %s", pool, exc)
+                self._seen.pop(pool, None)
         return LOOK_EVERY
 
+    async def _look(self, pool: str, now: float) -> None:
+        beat = await self._link.one("HGET", self._keys.pool(pool), "heartbeat_at") or b""
+        before = self._seen.get(pool)
+        if before is None or before[0] != beat:
+            self._seen[pool] = (beat, now)
+        elif now - before[1] >= DEAD_AFTER:
+            await self.reap(pool, beat)
+
     async def reap(self, pool: str, beat: bytes) -> None:
-        moved = await reap_pool(self._link, self._keys, pool, beat, self._names, "head", self._clock)
+        names = self._names | self._lists.get(pool, set())
+        # If it fails, or some of the jobs cannot go back, the pool is watched anew.
+        self._seen.pop(pool, None)
+        moved = await reap_pool(self._link, self._keys, pool, beat, names, "head", self._clock)
         if moved >= 0:
             log.warning("pool %s is dead; %d of its jobs are back in their queues", pool, moved)
-            self._seen.pop(pool, None)
-            self._strays.discard(pool)
+            self._lists.pop(pool, None)
 
-    async def _pools_with_lists(self) -> set[str]:
-        """Pools that have in-progress lists, whether anybody lists them as pools or not (quirks 7)."""
-        found, cursor = set(), b"0"
+    async def _pools_with_lists(self) -> dict[str, set[str]]:
+        """Names of the in-progress lists of each pool, whether anybody lists it as a pool or not (quirks 7)."""
+        found: dict[str, set[str]] = {}
+        cursor = b"0"
         pattern = f"{_escaped(self._keys.jobs)}*:inprogress"
         while True:
             cursor, page = await self._link.one("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-            found |= {key.decode("utf-8", "replace").rsplit(":", 2)[1] for key in page}
+            for key in page:
+                name, pool, _ = key.decode("utf-8", "replace").removeprefix(self._keys.jobs).rsplit(":", 2)
+                found.setdefault(pool, set()).add(name)
             if cursor == b"0":
                 return found
 
@@ -85,7 +100,8 @@ async def reap_pool(
 ) -> int:  # fmt: skip
     """Put everything this pool holds back and take it off the books; -1 if it turns out to be alive.
 
-    `end`: 'head' behind what waits (as Go does), 'tail' to run first. Errors leave the pool listed, for the next run.
+    `end`: 'head' behind what waits (as Go does), 'tail' to run first. Jobs that cannot go back leave the pool
+    listed, for the next run; so do errors.
     """
     told = await link.one("HGET", keys.pool(pool), "job_names") or b""
     known = await link.one("SMEMBERS", keys.known_jobs)
@@ -99,9 +115,14 @@ async def reap_pool(
             keys.dead,
         ]  # fmt: skip
         poison = await _poisonous(link, keys, keys.inprogress(name, pool), name, crashed, clock)
+        poison += await _leftovers(link, keys, pool, name, clock)
         while True:
             command = scripts.REAP(lists, [pool, beat, end, BATCH, int(clock.wall()), *poison])
-            count = int(await link.one(*command))
+            try:
+                count = int(await link.one(*command))
+            except StoreRefused as exc:  # the other names can still be helped
+                log.error("jobs of dead pool %s cannot go back: %s", pool, exc)
+                break
             poison = []
             if count < 0:
                 return -1
@@ -137,6 +158,41 @@ async def _poisonous(
             pairs += (raw, codec.failed(raw, error, int(clock.wall())))
             log.error("job %s goes to dead: %s", job, error)
     return pairs
+
+
+async def _leftovers(link: Link, keys: Keys, pool: str, name: str, clock: Clock) -> list[bytes]:
+    """Pairs as in `_poisonous` of jobs that a Go pool has done and left in its list (quirks 4).
+
+    Go runs what a duplicate left in the unique key and then takes *that* off the list, so the queued payload stays.
+    Its lock is released all the same: there are more payloads than locks, and the oldest by-key ones are too many.
+    """
+    inprogress = keys.inprogress(name, pool)
+    items, locks = await link.call(("LRANGE", inprogress, 0, -1), ("HGET", keys.lock_info(name), pool))
+    raise_refused([items])
+    surplus = len(items) - (int(locks) if isinstance(locks, bytes) and locks.isdigit() else 0)
+    pairs: list[bytes] = []
+    for raw in reversed(items):
+        if len(pairs) >= 2 * surplus:
+            break
+        if b'"unique_key"' not in raw:
+            continue
+        try:
+            job = codec.decode(raw, name)
+        except DecodeError:
+            continue
+        if job.unique and not _by_args(keys, job):
+            log.error("job %s, left behind by pool %s, goes to dead: a newer one ran in its place", job, pool)
+            pairs += (raw, codec.failed(raw, f"left behind by pool {pool}: {LEFT_BEHIND}", int(clock.wall())))
+    return pairs
+
+
+def _by_args(keys: Keys, job: Job) -> bool:
+    """Whether all arguments make this job unique: then no duplicate can have run in its place."""
+    try:
+        texts = (job.args_json + b"\n", codec.key_of_args(job))
+    except ValueError:
+        return True
+    return job.unique_key.encode() in (b"", *(keys.unique(job.name, text) for text in texts))
 
 
 def _escaped(text: str) -> str:
