@@ -99,6 +99,14 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def is_free(data: Path) -> bool:
+    try:
+        with DemoFolder(data):
+            return True
+    except ConfigError:
+        return False
+
+
 def write_good(folder: Path, name: str, lines: int) -> int:
     """A file with `lines` assignments; gives how many tokens it has."""
     file = folder / name
@@ -282,10 +290,32 @@ def test_interrupt_at_any_moment_leaves_a_folder_that_works(data: Path, source: 
 def test_one_demo_at_a_time_in_a_folder(data: Path, source: Path, demos: Runner, gate: Gate) -> None:
     first = demos.start(data, "--source", str(source))
     gate.wait_for_reader(first)
-    with pytest.raises(ConfigError, match=f"process {first.process.pid} "), DemoFolder(data):
+    with pytest.raises(ConfigError, match=f"end process {first.process.pid}"), DemoFolder(data):
         pass
     gate.let_go(b"gamma = 1\n")
     assert first.end() == 0
+
+
+def test_killed_demo_names_its_workers_and_loses_nothing(
+    data: Path, source: Path, demos: Runner, gate: Gate
+) -> None:
+    for n in range(5):
+        write_good(source, f"z{n}.py", n)
+    demo = demos.start(data, "--source", str(source))
+    gate.wait_for_reader(demo)
+    demo.process.kill()
+    demo.end()
+    with pytest.raises(ConfigError, match=r"kill \d+") as refused, DemoFolder(data):
+        pass
+    workers = re.search(r"kill (\d+)", str(refused.value))
+    assert workers is not None
+    os.kill(int(workers.group(1)), signal.SIGTERM)
+    gate.let_go(b"gamma = 1\n")
+    until(lambda: is_free(data))
+
+    resumed = demos.run(data, "--resume")
+
+    assert [resumed.fact(name) for name in ("files", "done", "dead")] == [6, 6, 0]
 
 
 def test_server_of_a_killed_demo_is_ended_by_the_next(data: Path, source: Path, demos: Runner) -> None:

@@ -147,6 +147,7 @@ class Session:
             server = EmbeddedServer(folder.path, keep=True)
             if options.resume and folder.run() is None:
                 raise ConfigError(f"--resume: there is no run in {options.data}; start one without --resume")
+            folder.end_old_server()
             folder.claim(server.socket)
             if not options.resume:
                 folder.clear()
@@ -266,6 +267,7 @@ class Workers:
                 # Ctrl-C in the terminal is for the demo, which tells the workers.
                 start_new_session=True,
             )
+        folder.claim(server.socket, process.pid)
         return cls(process, folder.worker_log)
 
     def check(self) -> None:

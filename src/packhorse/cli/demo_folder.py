@@ -28,10 +28,11 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class _Owner(msgspec.Struct, frozen=True):
-    """Who has the folder: written into the lock file for people, and for the next run."""
+    """Who has the folder, in the lock file: for people, and for the run after a demo that was killed."""
 
     pid: int
-    socket: str = ""
+    socket: str
+    workers: int = 0
 
 
 class DemoFolder:
@@ -56,26 +57,26 @@ class DemoFolder:
         try:
             fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = self._owner()
+            message = f"--data: {self.path} is in use by {_who(self._owner())}"
             self.__exit__()
-            who = f"process {owner.pid} or its workers" if owner is not None else "another process"
-            raise ConfigError(
-                f"--data: {self.path} is in use by another demo ({who}); end it or choose another folder"
-            ) from None
+            raise ConfigError(f"{message}, or choose another folder") from None
         return self
 
     def __exit__(self, *_: object) -> None:
         fd, self.lock_fd = self.lock_fd, -1
         os.close(fd)
 
-    def claim(self, server_socket: Path) -> None:
-        """Write down who we are, once a server that a killed demo may have left behind has ended."""
-        owner = self._owner()
-        if owner is not None and owner.socket:
-            _shut_down(owner.socket)
-        text = msgspec.json.encode(_Owner(os.getpid(), str(server_socket)))
+    def claim(self, server_socket: Path, workers: int = 0) -> None:
+        """Write down who we are. `workers` = process id of the worker command, 0 when it does not run."""
+        text = msgspec.json.encode(_Owner(os.getpid(), str(server_socket), workers))
         os.truncate(self.lock_fd, 0)
         os.pwrite(self.lock_fd, text, 0)
+
+    def end_old_server(self) -> None:
+        """A demo that was killed left its server behind: end it, as two would spoil one append-only file."""
+        owner = self._owner()
+        if owner is not None:
+            _shut_down(owner.socket)
 
     def clear(self) -> None:
         """Remove what earlier runs left. The record goes first: without it nothing is gone on with."""
@@ -124,8 +125,21 @@ class DemoFolder:
             return None
 
 
+def _who(owner: _Owner | None) -> str:
+    """Who has the folder, and what to do about it."""
+    if owner is None:
+        return "another demo: end it"
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return f"the workers of a demo that was killed: end them with `kill {owner.workers}`"
+    except PermissionError:
+        pass
+    return f"another demo: end process {owner.pid}"
+
+
 def _shut_down(path: str) -> None:
-    """End the server at this socket, if there is one. Two on one append-only file would spoil it."""
+    """End the server at this socket, if there is one."""
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(SHUTDOWN_SECONDS)
         try:
