@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Invoke
 from harness import Cli
 
+from conftest import Invoke
 from packhorse.cli import config
 from packhorse.cli.options import Given
 
@@ -55,10 +55,11 @@ def test_a_file_that_cannot_be_read(invoke: Invoke, folder: Path) -> None:
     assert "too many" in invoke("stats", env={"PACKHORSE_CONFIG": "huge.toml"}).stderr
 
 
-def test_empty_files_and_byte_order_marks_are_fine(invoke: Invoke, folder: Path) -> None:
-    for content in (b"", b"\xef\xbb\xbf# a comment\nnamespace = 'x'\n"):
-        (folder / "packhorse.toml").write_bytes(content)
-        assert invoke("cron", "--app", "my_app:app").exit_code == 0
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf# a comment\nnamespace = 'x'\n"])
+def test_empty_files_and_byte_order_marks_are_fine(invoke: Invoke, folder: Path, content: bytes) -> None:
+    (folder / "packhorse.toml").write_bytes(content)
+    result = invoke("cron", "--app", "my_app:app")
+    assert result.exit_code == 0, result.output
 
 
 def test_a_broken_project_file_matters_only_when_it_speaks_of_packhorse(invoke: Invoke, folder: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
-from conftest import Invoke
 from harness import Cli
+
+from conftest import Invoke
 
 PASSWORD = "gehe1m"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from conftest import Invoke
 
 HEAD = "from packhorse import App\napp = App(namespace='x')\n"
@@ -30,7 +31,7 @@ MODULES = [
     (HEAD + "app.periodic('0 0 0 31 2 *', 'a')\n", ("never fires",)),
     ("app = None\n", ("bad:app is no packhorse App but a NoneType", "App(")),
     ("def app() -> None: ...\n", ("but a function", "create_app()")),
-    ("import packhorse\nworker_app = packhorse.App(namespace='x')\n", ("no attribute 'app'", "bad:worker_app")),
+    ("import packhorse\nworkers = packhorse.App(namespace='x')\n", ("no attribute 'app'", "bad:workers")),
     ("", ("no attribute 'app'",)),
     (HEAD, ("bad has no jobs", "@app.job()")),
     (HEAD + "@app.job\ndef a() -> None: ...\napp.client\n", ("connected already", "--url")),

@@ -84,12 +84,16 @@ def _pyproject(table: Mapping[str, Any]) -> Any:
 
 
 def _parsed(path: Path) -> Mapping[str, Any]:
+    text = ""
     try:
-        return tomllib.loads(_read(path).decode("utf-8-sig"))
+        text = _read(path).decode("utf-8-sig")
+        return tomllib.loads(text)
     except UnicodeDecodeError as exc:
         raise Fault(f"{path}: byte {exc.start} is not UTF-8") from None
     except tomllib.TOMLDecodeError as exc:
-        raise Fault(f"{path}: {exc}") from None
+        last = text.rstrip("\n").split("\n")
+        end = f"at line {len(last)}, column {len(last[-1]) + 1}"
+        raise Fault(f"{path}: {exc}".replace("at end of document", end)) from None
     except RecursionError:
         raise Fault(f"{path}: nested too deeply") from None
 

@@ -116,10 +116,7 @@ class Session:
 
     def farewell(self) -> str:
         """How to go on after an interruption."""
-        again = f"{_program()} demo"
-        if self._options.data != DEFAULT_DATA:
-            again += f" --data {shlex.quote(str(self._options.data))}"
-        now = self._progress
+        again, now = self._command(), self._progress
         if now is not None:
             how_far = (
                 f"{now.ended:,} of {now.total:,} files are through, the others wait in {self._options.data}."
@@ -130,6 +127,13 @@ class Session:
             return f"Interrupted before any job ran. Start again with: {again}"
         return f"Interrupted: {how_far}\nGo on with: {again} --resume\nStart anew with: {again}"
 
+    def _command(self) -> str:
+        """What to type to run this demo again."""
+        folder = self._options.data
+        return f"{_program()} demo" + (
+            "" if folder == DEFAULT_DATA else f" --data {shlex.quote(str(folder))}"
+        )
+
     def _on_signal(self, number: signal.Signals) -> None:
         if self._signalled.is_set() and self._workers is not None:
             self._workers.hurry()
@@ -137,7 +141,7 @@ class Session:
         self._code = 128 + number
 
     def _checkpoint(self) -> None:
-        """Between two steps: errors: Interrupted. Within a step a signal waits, as each is short."""
+        """Between two steps, as each is short. Errors: Interrupted."""
         if self._signalled.is_set():
             raise Interrupted
 
@@ -196,12 +200,15 @@ class Session:
         started = tick()
         self._workers = await Workers.start(folder, server, count)
         try:
+            folder.claim(server.socket, self._workers.pid)
             with Display(self._progress) as display:
                 await self._watch(admin, self._workers, display)
         finally:
-            run = Run(run.source, run.total, run.seconds + tick() - started)
-            folder.save(run)
+            seconds = run.seconds + tick() - started
             await self._workers.stop()
+            run = Run(run.source, run.total, seconds)
+            folder.save(run)
+        self._progress = await look(admin, run.total)
         self._checkpoint()
         return run
 
@@ -219,13 +226,17 @@ class Session:
                 return
 
     async def _report(self, folder: DemoFolder, admin: Admin, run: Run) -> None:
+        """Show the tables; they come from the results that the jobs wrote and from the store's dead set."""
         dead = await dead_jobs(admin)
         summary = Summary(run.total, read_results(folder.results), dead, run.seconds)
         show_summary(summary, Path(run.source))
         if summary.missing:
             self._code = 1
+        if not self._options.keep_server:
+            write(f"\nTo look into the store afterwards: {self._command()} --resume --keep-server")
 
     async def _stay(self, server: EmbeddedServer) -> None:
+        """Until a signal."""
         store = f"--url {shlex.quote(server.url)} --namespace {app.namespace}"
         write("\nThe server runs until Ctrl-C. Look at the dead jobs from another terminal with:")
         write(f"{_program()} jobs list --state dead {store}")
@@ -267,8 +278,11 @@ class Workers:
                 # Ctrl-C in the terminal is for the demo, which tells the workers.
                 start_new_session=True,
             )
-        folder.claim(server.socket, process.pid)
         return cls(process, folder.worker_log)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def check(self) -> None:
         """Errors: DemoFailed when it has ended."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import packhorse
 from packhorse.app import App
 from packhorse.cli.config import Settings, resolve, settings
 from packhorse.cli.faults import Fault, nearest
@@ -24,6 +25,7 @@ from packhorse.errors import ConfigError
 from packhorse.store import masked
 
 DEFAULT_ATTRIBUTE = "app"
+PACKAGE = Path(packhorse.__file__).parent
 
 
 def open_app(given: Given) -> App:
@@ -83,7 +85,7 @@ def load_app(target: str) -> App:
             raise _no_attribute(module, found, part)
         found = getattr(found, part)
     if not isinstance(found, App):
-        raise _no_app(target, module, found)
+        raise _no_app(f"{module_name}:{path}", module, found)
     return found
 
 
@@ -118,17 +120,28 @@ def _import(name: str) -> ModuleType:
 
 
 def _import_failed(name: str, exc: BaseException) -> Fault:
-    if isinstance(exc, SyntaxError):
-        return Fault(f"importing {name!r} failed: {type(exc).__name__}: {exc}")
     reason = str(exc) if isinstance(exc, ConfigError) else f"{type(exc).__name__}: {exc}".rstrip(": ")
-    frames = [
-        f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith(("<frozen", __file__))
-    ]
-    own = [f for f in frames if f"{os.sep}packhorse{os.sep}" not in f.filename] or frames
-    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    where = "" if isinstance(exc, SyntaxError) else _where(exc)
     return Fault(
         f"importing {name!r} failed: {reason}{where}", "the same command with -v shows the whole traceback"
     )
+
+
+def _where(exc: BaseException) -> str:
+    """The innermost line of the user's own code that an error came through."""
+    frames = [
+        frame for frame in traceback.extract_tb(exc.__traceback__) if not frame.filename.startswith("<")
+    ]
+    here = Path.cwd()
+    own = [
+        frame
+        for frame in frames
+        if Path(frame.filename).is_relative_to(here)
+        and not Path(frame.filename).is_relative_to(PACKAGE)
+        and "site-packages" not in frame.filename
+    ]
+    frame = (own or frames)[-1]
+    return f" ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _no_attribute(module: ModuleType, holder: Any, part: str) -> Fault:

@@ -1,4 +1,4 @@
-"""What the tests of golden vectors start from: a clock that stands still, a namespace, an App and a link to the store."""
+"""What the tests of golden vectors start from: a clock that stands still, an App, a link to the store."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Golden vectors of the requeuers: what becomes of members of `retry` and `scheduled` when they are due.
 
-Go's requeuers decode and encode in Lua. Where that keeps the values, the same values must come out here; where it does
-not (quirk 2) or where it loses the job or stops at it (quirk 3), nothing may be damaged, lost or stuck.
+Go's requeuers decode and encode in Lua. Where that keeps the values, the same values must come out here; where it
+does not (quirk 2), or loses the job or stops at it (quirk 3), nothing may be damaged, lost or stuck.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def requeue(vector: Vector, space: Keyspace, keys: Keys, link: Link) -> Pass:
 
 
 SAME_VALUES = [
-    "scheduled_to_queue", "retry_to_queue", "unique_to_queue", "duplicate_keys", "control_chars", "poison_sparse_array",
+    "scheduled_to_queue", "retry_to_queue", "unique_to_queue", "duplicate_keys", "control_chars",
+    "poison_sparse_array",
 ]  # fmt: skip
 
 
@@ -113,13 +114,17 @@ async def test_a_pool_that_has_the_handler_takes_the_job_back_from_dead(
     )
 
 
-# What Go's requeuers lose, or stop at. `args` of quirk 3: what a worker must find where.
+# What Go's requeuers lose, or stop at: vector -> what the dead job must say.
 
 UNREADABLE = {
-    "poison_nan": "JSON is malformed", "poison_infinity": "JSON is malformed", "poison_not_json": "JSON is malformed",
-    "poison_1e400": "out of range", "poison_huge_int": "too large", "poison_no_name": "no name",
+    "poison_nan": "JSON is malformed",
+    "poison_infinity": "JSON is malformed",
+    "poison_not_json": "JSON is malformed",
+    "poison_1e400": "out of range",
+    "poison_huge_int": "too large",
+    "poison_no_name": "no name",
     "poison_not_object": "Expected `object`",
-}  # fmt: skip
+}
 
 
 @golden("requeuer", *UNREADABLE, quirk=3)

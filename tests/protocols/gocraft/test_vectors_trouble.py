@@ -1,4 +1,4 @@
-"""Golden vectors of unique jobs at work and of faults: mostly what Go loses, leaks or runs twice (quirks 4, 9, 10, 13)."""
+"""Golden vectors of unique jobs at work and of faults: mostly what Go loses, leaks or runs twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from keyspace import FakeClock, Keyspace, State, eventually, golden, holding, nothing, poke, state
+from keyspace import FakeClock, Keyspace, eventually, golden, holding, poke, state
 from vectors import Vector
 
 from packhorse import App, ConfigError, Job
@@ -187,7 +187,6 @@ async def test_a_pool_that_stops_puts_back_what_nobody_held(
     vector: Vector, still_app: App, space: Keyspace
 ) -> None:
     recording(still_app)
-    (payload,) = state(vector)["ns:jobs:wat:<POOL_1>:inprogress"]
     async with still_app.worker(concurrency=1) as pool:
         pool.quiet()
         await eventually(lambda: space.raw.exists(space.key("last_periodic_enqueue")))

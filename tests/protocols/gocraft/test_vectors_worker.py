@@ -184,7 +184,10 @@ FAILURES_IN_PYTHON = {
     ),
     "panic_runtime": Failure(
         IndexError("list index out of range"),
-        differs=("runtime error: index out of range [24] with length 1", "IndexError: list index out of range"),
+        differs=(
+            "runtime error: index out of range [24] with length 1",
+            "IndexError: list index out of range",
+        ),
     ),
 }  # fmt: skip
 I53_1, MAX = "9007199254740993", "9223372036854775807"
