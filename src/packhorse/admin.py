@@ -6,6 +6,7 @@ they were when they were listed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Collection
 
 from packhorse.protocols.base import WireProtocol
@@ -88,13 +89,7 @@ class Admin:
         self, state: State, where: Filter, queue: str | None
     ) -> AsyncIterator[tuple[JobRow, ...]]:
         """Everything that matches, listed whole before anything changes, so that no page shifts meanwhile."""
-        pages: list[tuple[JobRow, ...]] = []
-        offset = 0
-        while True:
-            page = await self._inspector.jobs(state, where, queue=queue, offset=offset, limit=PAGE)
-            if not page.rows:
-                break
-            pages.append(page.rows)
-            offset += len(page.rows)
-        for rows in pages:
-            yield rows
+        # One call: a filter makes each page a scan from the start. The inspector itself reads in batches.
+        page = await self._inspector.jobs(state, where, queue=queue, offset=0, limit=sys.maxsize)
+        for first in range(0, len(page.rows), PAGE):
+            yield page.rows[first : first + PAGE]

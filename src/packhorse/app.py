@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from packhorse.admin import Admin
 from packhorse.clock import SYSTEM_CLOCK, Clock
-from packhorse.client import Client
+from packhorse.client import Client, new_id
 from packhorse.engine.board import Board
 from packhorse.engine.executor import Middleware
 from packhorse.engine.pool import WorkerPool
@@ -267,6 +267,8 @@ class JobFunction(Generic[P, R]):
         named = handler.arguments(args, kwargs)
         raw = self._app.protocol.encode_args(handler.name, named or None)
         handler.check(raw)
+        if not self._options:
+            return NewJob(handler.name, new_id(), raw)
         return self._app.client.build(handler.name, raw, **self._options)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:

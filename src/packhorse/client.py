@@ -42,6 +42,7 @@ class Client:
         self._outboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = (
             weakref.WeakKeyDictionary()
         )
+        self._recent: tuple[weakref.ref[asyncio.AbstractEventLoop], _Outbox] | None = None
         self._portal: _Portal | None = None
         self._lock = threading.Lock()
         self._good_names: set[str] = set()
@@ -152,14 +153,19 @@ class Client:
     async def aclose(self) -> None:
         """Close this event loop's connection."""
         outbox = self._outboxes.pop(asyncio.get_running_loop(), None)
+        self._recent = None
         if outbox is not None:
             await outbox.close()
 
     def _outbox(self) -> _Outbox:
         loop = asyncio.get_running_loop()
+        recent = self._recent
+        if recent is not None and recent[0]() is loop:
+            return recent[1]
         outbox = self._outboxes.get(loop)
         if outbox is None:
             outbox = self._outboxes[loop] = _Outbox(self._protocol.producer())
+        self._recent = (weakref.ref(loop), outbox)
         return outbox
 
     def _sync(self, work: Coroutine[Any, Any, T]) -> T:

@@ -67,7 +67,7 @@ class Handler:
     """A function that runs jobs of one name, with its options."""
 
     __slots__ = (
-        "_bind_args", "_forgiving", "_signature", "fn", "kind", "name", "options", "target", "timeout", "wants_job",
+        "_all_names", "_bind_args", "_forgiving", "_rest_name", "_signature", "fn", "kind", "name", "options", "target", "timeout", "wants_job",
     )  # fmt: skip
 
     def __init__(self, name: str, fn: Callable[..., Any], kind: Kind, options: Options) -> None:
@@ -78,6 +78,9 @@ class Handler:
         self.timeout = options.timeout
         self.target = f"{fn.__module__}:{fn.__qualname__}"
         self.wants_job, self._signature, self._bind_args, self._forgiving = _reader(name, fn)
+        parameters = self._signature.parameters.values()
+        self._rest_name = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
+        self._all_names = frozenset() if self._rest_name else frozenset(p.name for p in parameters)
         if kind is Kind.PROCESS and "<locals>" in fn.__qualname__:
             raise ConfigError(
                 f"job {name!r}: a process handler must be a module-level function, so that the process can "
@@ -101,12 +104,18 @@ class Handler:
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """A producer's call as named arguments. Errors: ArgumentsError, before anything is written."""
+        if not args and kwargs.keys() == self._all_names:
+            return kwargs  # the usual call, at a tenth of the cost of binding (benchmark: enqueue)
         try:
-            return self._signature.bind(*args, **kwargs).arguments if args else _checked(
-                self._signature, kwargs
-            )
+            bound = self._signature.bind(*args, **kwargs)
         except TypeError as exc:
             raise ArgumentsError(self.name, str(exc)) from None
+        # What `**rest` took travels beside the others.
+        rest = {name: bound.arguments.pop(name) for name in self._rest_name if name in bound.arguments}
+        named: dict[str, Any] = dict(bound.arguments)
+        for extra in rest.values():
+            named |= extra
+        return named
 
     def check(self, raw: bytes) -> None:
         """Errors: ArgumentsError when a worker could not read these encoded arguments."""
@@ -158,23 +167,6 @@ def kind_of(fn: Callable[..., Any], asked: str | None) -> Kind:
 def _require(good: bool, option: str, value: object, allowed: str) -> None:
     if not good:
         raise ConfigError(f"{option}: must be {allowed}, not {value!r}")
-
-
-def _checked(signature: inspect.Signature, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """`signature.bind(**kwargs)` at a tenth of its cost when nothing is wrong (benchmark: enqueue bulk)."""
-    parameters = signature.parameters
-    for name in kwargs:
-        if name not in parameters or parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            return _flat(signature, kwargs)
-    for name, parameter in parameters.items():
-        if name not in kwargs and parameter.default is inspect.Parameter.empty:
-            return _flat(signature, kwargs)
-    return kwargs
-
-
-def _flat(signature: inspect.Signature, kwargs: dict[str, Any]) -> dict[str, Any]:
-    signature.bind(**kwargs)
-    return kwargs
 
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -1,7 +1,7 @@
 """A namespace of a server in the shape of the golden vectors: dump it, plant it, compare it.
 
-Both sides of a comparison are read in the same way: ids become <ID_n> by first appearance, seconds become <T>,
-<T+300>, ... by a clock that stands still. What differs is shown as a diff of the two texts. Keys that only
+Both sides of a comparison are read alike: ids become <ID_n> by first appearance, seconds become <T>, <T+300>,
+... by a clock that stands still. What differs is shown as a diff of the two texts. Keys that only
 packhorse uses are left out.
 """
 
@@ -33,7 +33,7 @@ Entry = dict[str, Any]
 #: Far from every second in the vectors, so that a number which is no stamp cannot be taken for one.
 START = 2_000_000_000
 
-#: Golden vectors that some test reproduces -> the quirk (of quirks.md) in which packhorse does better, or None.
+#: Golden vectors that a test reproduces -> the quirk (of quirks.md) in which packhorse does better, or None.
 EXERCISED: dict[tuple[str, str], int | None] = {}
 
 _ID = re.compile(r"<(?:JOB|POOL|WORKER)_\d+>|\b[0-9a-f]{24}\b")
@@ -69,7 +69,7 @@ async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout: float =
 
 
 class FakeClock:
-    """The time of day stands still until a test moves it; `monotonic` goes on, as running pools need it to."""
+    """The hour stands still until a test moves it; `monotonic` goes on, as running pools need it to."""
 
     def __init__(self, start: int = START) -> None:
         self.start = start
@@ -128,7 +128,7 @@ def poke(pool: WorkerPool, kind: type[Service]) -> None:
 
 
 class State:
-    """What a vector says the database holds. The changing methods give a new one: vectors stay as they are."""
+    """What a vector says the database holds. Changing it gives a new one: vectors stay as they are."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.entries = list(entries)
@@ -206,7 +206,7 @@ class Keyspace:
     async def becomes(self, wanted: State, *, parsed: bool = False, timeout: float = 10) -> None:
         """Wait until the namespace is in this state, key by key; fails with a diff.
 
-        `parsed`: compare payloads as JSON values, since Redis' cjson wrote the ones in the vector. All else is
+        `parsed`: compare payloads as JSON values, since Redis' cjson wrote those in the vector. All else is
         compared byte for byte.
         """
         theirs = dict(self._theirs)

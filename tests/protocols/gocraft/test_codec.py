@@ -1,4 +1,4 @@
-"""The codec reads what Go reads, refuses what Go refuses, and leaves alone what it was not asked to change."""
+"""The codec reads what Go reads, refuses what Go refuses, and changes nothing that it was not asked to."""
 
 from __future__ import annotations
 
@@ -164,8 +164,9 @@ def test_odd_payloads_of_the_vectors(name: str) -> None:
     "change",
     [
         {"t": "1.0"}, {"t": '"1"'}, {"t": "true"}, {"t": str(2**63)}, {"t": str(-(2**63) - 1)}, {"T": "1.0"},
-        {"fails": "1.5"}, {"failed_at": "1e9"}, {"id": "7"}, {"name": "[]"}, {"err": "false"}, {"unique": "1"},
-        {"unique_key": "{}"}, {"args": "[]"}, {"args": '"text"'}, {"args": "1"}, {"args": "true"}, {"ARGS": "[]"},
+        {"fails": "1.5"}, {"failed_at": "1e9"}, {"id": "7"}, {"name": "[]"}, {"err": "false"},
+        {"unique": "1"}, {"unique_key": "{}"}, {"args": "[]"}, {"args": '"text"'}, {"args": "1"},
+        {"args": "true"}, {"ARGS": "[]"},
         {"args": "{a:1}"}, {"args": '{"a":"\t"}'}, {"args": '{"a":1} x'}, {"args": "{} // no"}, {"args": ""},
     ],
     ids=str,
@@ -241,7 +242,7 @@ def test_args_are_read_as_by_go_and_never_written_anew(
     """The inputs of quirk 2, which Go or cjson refuse or change in passing."""
     args = stored.encode() if isinstance(stored, str) else base64.b64decode(stored["b64"])
     raw = b'{"name":"wat","id":"x","t":1,"args":%b}' % args
-    if by_go.startswith("ERROR") and "cannot unmarshal number" in by_go:
+    if by_go.startswith("ERROR") and by_go.endswith("of type float64"):
         assert codec.dangerous(raw) is not None
         return
     if by_go.startswith("ERROR"):
@@ -249,7 +250,7 @@ def test_args_are_read_as_by_go_and_never_written_anew(
             codec.decode(raw, "wat")
         return
     if isinstance(stored, str):
-        assert as_floats(codec.decode(raw, "wat").args) == as_floats(json.loads(by_go))
+        assert as_floats(codec.decode(raw, "wat").args) == as_floats(json.loads(by_go) or {})
     if "\ufffd" in by_go:
         return  # no Unicode text, so it cannot stay
     for changed in (codec.failed(raw, "oops", NOW), codec.stamped(raw, NOW)):

@@ -1,4 +1,4 @@
-"""No golden vector is forgotten: each is reproduced by a test, or listed here with the reason why it cannot be."""
+"""No golden vector is forgotten: each is reproduced by a test, or listed here with the reason why not."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ GROUPS = {
 #: Vectors that show only what has no counterpart here.
 NOT_OURS = {
     ("enqueue", "go_types"): (
-        "types of Go: struct fields in their own order, json.Number, RawMessage, Duration; what gojson makes of"
-        " Python's types is in test_gojson.py"
+        "types of Go: struct fields in their own order, json.Number, RawMessage; what gojson makes of Python's"
+        " types is in test_gojson.py"
     ),
     ("periodic", "should_enqueue"): (
-        "Go's guard against passes that follow each other closely; here every pass may be made, because it adds an"
-        " entry once, and the key is only written for Go's pools"
+        "Go's guard against passes that follow each other closely; here every pass may be made, because it"
+        " adds an entry once, and the key is only written for Go's pools"
     ),
     ("timeline", "idle_pool_13_s"): (
         "when an idle Go pool polls; ours is woken by the store. What it writes at its start is in"

@@ -1,7 +1,7 @@
 """Golden vectors of the reaper: what becomes of pools that are dead.
 
-Go compares a stamp with its own clock; here a heartbeat is watched, and dead when it stands still for ten seconds.
-The outcome is the same, key by key, except where Go leaves jobs behind (quirk 7).
+Go compares a stamp with its own clock; here a heartbeat is watched, and dead when it stands still for ten
+seconds. The outcome is the same, key by key, except where Go leaves jobs behind (quirk 7).
 """
 
 from __future__ import annotations

@@ -166,10 +166,13 @@ def failed(raw: bytes, error: str, now: int) -> bytes:
 
 
 def unfailed(raw: bytes, now: int, keep_fails: bool) -> bytes:
-    """The payload of a dead job that shall run again: no err, no failed_at, `t` = now."""
+    """The payload of a dead job that shall run again: no err, no failed_at, `t` = now.
+
+    Without `keep_fails` it starts afresh: no failures, and no deadline, which would only kill it again.
+    """
     drop = {"err": b"", "failed_at": b"", "t": b"%d" % now}
     if not keep_fails:
-        drop["fails"] = b""
+        drop |= {"fails": b"", "deadline": b""}
     return _join(_fields(raw), drop)
 
 

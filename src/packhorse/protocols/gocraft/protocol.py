@@ -95,6 +95,8 @@ class GocraftProducer(Producer):
     async def push(self, jobs: Sequence[NewJob]) -> list[Receipt | StoreError]:
         now = self._clock.wall()
         t = int(now)
+        if len(jobs) == 1 and (answer := await self._push_one(jobs[0], t, now)) is not None:
+            return [answer]
         commands: list[Command] = []
         plain: dict[str, list[int]] = {}
         sent_by: list[tuple[Sequence[int], bool]] = []  # jobs behind each command, and whether it tells duplicates
@@ -125,6 +127,16 @@ class GocraftProducer(Producer):
         if fresh and not isinstance(replies[-1], StoreRefused):
             self._known_until |= dict.fromkeys(fresh, now + KNOWN_JOBS_EVERY)
         return _receipts(jobs, sent_by, replies)
+
+    async def _push_one(self, job: NewJob, t: int, now: float) -> Receipt | StoreError | None:
+        """The usual case, a single plain job of a known name, without the bookkeeping of a batch."""
+        if job.unique_key is not None or job.run_at is not None or self._known_until.get(job.name, 0.0) <= now:
+            return None
+        try:
+            (reply,) = await self._link.call(("LPUSH", self._keys.queue(job.name), codec.encode_job(job, t, None)))
+        except ReplyLost as exc:
+            raise EnqueueUnknown([job.id], exc) from exc
+        return reply if isinstance(reply, StoreRefused) else Receipt(job.id, job.name)
 
     def _warn_of_damage(self, job: NewJob) -> None:
         """Scheduled jobs may be moved by a Go pool, whose script keeps 14 digits and turns [] into {} (quirks 2)."""
