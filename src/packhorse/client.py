@@ -7,10 +7,10 @@ concurrent callers of either kind share round trips (group commit).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-import weakref
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from packhorse.clock import SYSTEM_CLOCK, Clock
@@ -39,9 +39,7 @@ class Client:
     def __init__(self, protocol: WireProtocol, clock: Clock = SYSTEM_CLOCK) -> None:
         self._protocol = protocol
         self._clock = clock
-        self._outboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._outboxes: dict[asyncio.AbstractEventLoop, _Outbox] = {}
         self._recent: tuple[weakref.ref[asyncio.AbstractEventLoop], _Outbox] | None = None
         self._portal: _Portal | None = None
         self._lock = threading.Lock()
@@ -215,6 +213,9 @@ class _Outbox:
         self._waiting: list[tuple[NewJob, asyncio.Future[Receipt]]] = []
         self._pushing = False
         self._task: asyncio.Task[None] | None = None
+        self._life = self._until_the_loop_ends()
+        with contextlib.suppress(StopIteration):
+            self._life.__anext__().send(None)
 
     async def push(self, job: NewJob) -> Receipt:
         if self._pushing:
@@ -235,9 +236,16 @@ class _Outbox:
         return answer
 
     async def close(self) -> None:
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self.producer.close()
+        await self._life.aclose()
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        """A loop that ends (`asyncio.run`) closes its generators: so the connection never outlives its loop."""
+        try:
+            yield
+        finally:
+            if self._task is not None:
+                await asyncio.gather(self._task, return_exceptions=True)
+            await self.producer.close()
 
     async def _flush(self) -> None:
         try:

@@ -26,7 +26,8 @@ def test_values_are_json_when_they_read_as_such_and_text_otherwise(cli: Cli) -> 
     assert job["name"] == "anything"
     assert job["args"] == {
         "count": 3, "on": True, "none": None, "big": 18446744073709551615,
-        "tags": ["a", {"b": 1.5}], "text": "hello you", "quoted": "7", "zip": "007", "eq": "a=b", "empty": "", "nan": "NaN", "ü": "ö",
+        "tags": ["a", {"b": 1.5}], "text": "hello you", "quoted": "7", "zip": "007",
+        "eq": "a=b", "empty": "", "nan": "NaN", "ü": "ö",
     }  # fmt: skip
 
 

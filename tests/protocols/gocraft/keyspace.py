@@ -183,7 +183,8 @@ class Keyspace:
         self, raw: redis.asyncio.Redis, namespace: str, clock: FakeClock, shown: str = "ns:"
     ) -> None:
         self.prefix = Keys(namespace).prefix
-        self.raw = raw
+        #: As Any, because redis-py's types leave open whether an answer is text or bytes.
+        self.raw: Any = raw
         self.clock = clock
         self._shown = shown
         self._ours: dict[str, str] = {}

@@ -23,8 +23,8 @@ GROUPS = {
 #: Vectors that show only what has no counterpart here.
 NOT_OURS = {
     ("enqueue", "go_types"): (
-        "types of Go: struct fields in their own order, json.Number, RawMessage; what gojson makes of Python's"
-        " types is in test_gojson.py"
+        "types of Go: struct fields in their own order, json.Number, RawMessage; what gojson makes of"
+        " Python's types is in test_gojson.py"
     ),
     ("periodic", "should_enqueue"): (
         "Go's guard against passes that follow each other closely; here every pass may be made, because it"

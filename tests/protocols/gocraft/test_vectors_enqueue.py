@@ -14,7 +14,7 @@ from packhorse import App, ConfigError
 from packhorse.embedded import EmbeddedServer
 from packhorse.errors import EncodeError
 
-NESTED = {
+NESTED: dict[Any, Any] = {
     "m": {"z": 1, "a": {"y": None, "b": []}, 10: 1, 2: 2},
     "l": [1, "two", 3.5, None, True, {}, []],
     "empty_map": {},

@@ -1,7 +1,7 @@
 """Golden vectors of the requeuers: what becomes of members of `retry` and `scheduled` when they are due.
 
-Go's requeuers decode and encode in Lua. Where that keeps the values, the same must come out here; where it does
-not (quirk 2), or loses the job or stops at it (quirk 3), nothing may be damaged, lost or stuck.
+Go's requeuers decode and encode in Lua. Where that keeps the values, the same must come out here; where it
+does not (quirk 2), or loses the job or stops at it (quirk 3), nothing may be damaged, lost or stuck.
 """
 
 from __future__ import annotations
