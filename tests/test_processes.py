@@ -1,4 +1,4 @@
-"""Worker processes as a whole: crashes, signals, recycling, blocked interpreters, zombies. All with the real command."""
+"""Worker processes as a whole: crashes, signals, recycling, blocked interpreters, zombies; with the real command."""
 
 from __future__ import annotations
 

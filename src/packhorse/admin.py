@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Collection
 
 from packhorse.protocols.base import WireProtocol
-from packhorse.protocols.inspect import BusyRow, Filter, JobRow, Page, PoolRow, QueueRow, State
+from packhorse.protocols.inspect import EVERYTHING, BusyRow, Filter, JobRow, Page, PoolRow, QueueRow, State
 
 PAGE = 200
 
@@ -44,7 +44,7 @@ class Admin:
         return await self._inspector.busy()
 
     async def jobs(
-        self, state: State, where: Filter = Filter(), *, queue: str | None = None, offset: int = 0, limit: int = 20
+        self, state: State, where: Filter = EVERYTHING, *, queue: str | None = None, offset: int = 0, limit: int = 20
     ) -> Page:
         """One page of jobs; `queue` is needed for `State.QUEUED`."""
         return await self._inspector.jobs(state, where, queue=queue, offset=offset, limit=limit)
@@ -60,15 +60,15 @@ class Admin:
         """Delete these; gives how many were still there."""
         return await self._inspector.delete(list(rows))
 
-    async def retry_all(self, state: State, where: Filter = Filter()) -> int:
+    async def retry_all(self, state: State, where: Filter = EVERYTHING) -> int:
         """Run everything that matches again now."""
         return sum([await self.retry(rows) async for rows in self._matching(state, where, None)])
 
-    async def delete_all(self, state: State, where: Filter = Filter(), *, queue: str | None = None) -> int:
+    async def delete_all(self, state: State, where: Filter = EVERYTHING, *, queue: str | None = None) -> int:
         """Delete everything that matches."""
         return sum([await self.delete(rows) async for rows in self._matching(state, where, queue)])
 
-    async def count(self, state: State, where: Filter = Filter(), *, queue: str | None = None) -> int:
+    async def count(self, state: State, where: Filter = EVERYTHING, *, queue: str | None = None) -> int:
         """How many match: what a bulk change would touch."""
         return sum([len(rows) async for rows in self._matching(state, where, queue)])
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from packhorse.admin import Admin
-from packhorse.clock import SYSTEM_CLOCK, Clock
 from packhorse.client import Client, new_id
+from packhorse.clock import SYSTEM_CLOCK, Clock
 from packhorse.engine.board import Board
 from packhorse.engine.executor import Middleware
 from packhorse.engine.pool import WorkerPool
@@ -69,7 +69,8 @@ class App:
 
     @overload
     def job(
-        self, fn: None = ..., /, *, name: str | None = ..., priority: int = ..., max_fails: int = ..., skip_dead: bool = ...,
+        self, fn: None = ..., /, *,
+        name: str | None = ..., priority: int = ..., max_fails: int = ..., skip_dead: bool = ...,
         max_concurrency: int | None = ..., timeout: float | None = ..., backoff: Backoff | None = ...,
         retry: RetryPolicy | None = ..., kind: str | None = ...,
     ) -> _Decorator: ...  # fmt: skip
@@ -259,7 +260,8 @@ class JobFunction(Generic[P, R]):
         given = {
             "delay": delay, "at": at, "unique": unique, "key": key, "id": id, "expires_in": expires_in,
         }  # fmt: skip
-        return JobFunction(self._app, self.handler, self._options | {k: v for k, v in given.items() if v is not None and v is not False})
+        chosen = {name: value for name, value in given.items() if value is not None and value is not False}
+        return JobFunction(self._app, self.handler, self._options | chosen)
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """The job for `client.enqueue_many`; nothing is sent."""

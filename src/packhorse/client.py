@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -162,7 +163,11 @@ class Client:
             return recent[1]
         outbox = self._outboxes.get(loop)
         if outbox is None:
-            outbox = self._outboxes[loop] = _Outbox(self._protocol.producer())
+            outbox = _Outbox(self._protocol.producer())
+            with self._lock:
+                for ended in [other for other in self._outboxes if other.is_closed()]:
+                    del self._outboxes[ended]
+                self._outboxes[loop] = outbox
         self._recent = (weakref.ref(loop), outbox)
         return outbox
 

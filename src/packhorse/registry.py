@@ -67,7 +67,8 @@ class Handler:
     """A function that runs jobs of one name, with its options."""
 
     __slots__ = (
-        "_all_names", "_bind_args", "_forgiving", "_rest_name", "_signature", "fn", "kind", "name", "options", "target", "timeout", "wants_job",
+        "_all_names", "_bind_args", "_forgiving", "_rest_name", "_signature", "fn", "kind", "name", "options", "target", "timeout",
+        "wants_job",
     )  # fmt: skip
 
     def __init__(self, name: str, fn: Callable[..., Any], kind: Kind, options: Options) -> None:

@@ -1,4 +1,4 @@
-"""`packhorse queues`, `jobs`, `stats`: what is seen and what is changed, and that nothing is destroyed unasked."""
+"""`packhorse queues`, `jobs`, `stats`: what is seen and changed, and that nothing is destroyed unasked."""
 
 from __future__ import annotations
 

@@ -254,9 +254,7 @@ def test_interrupted_run_says_how_to_go_on_and_loses_nothing(
     assert resumed.fact("tokens") == tokens + 6
 
 
-def test_second_interrupt_ends_at_once_and_loses_nothing(
-    data: Path, source: Path, demos: Runner, gate: Gate
-) -> None:
+def test_second_interrupt_ends_at_once_and_loses_nothing(data: Path, source: Path, demos: Runner, gate: Gate) -> None:
     for n in range(5):
         write_good(source, f"z{n}.py", n)
     demo = demos.start(data, "--source", str(source))
@@ -296,9 +294,7 @@ def test_one_demo_at_a_time_in_a_folder(data: Path, source: Path, demos: Runner,
     assert first.end() == 0
 
 
-def test_killed_demo_names_its_workers_and_loses_nothing(
-    data: Path, source: Path, demos: Runner, gate: Gate
-) -> None:
+def test_killed_demo_names_its_workers_and_loses_nothing(data: Path, source: Path, demos: Runner, gate: Gate) -> None:
     for n in range(5):
         write_good(source, f"z{n}.py", n)
     demo = demos.start(data, "--source", str(source))

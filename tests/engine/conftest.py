@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import redis.asyncio
+from tests.support import Books
 
 from packhorse import App
-from tests.support import Books
 
 
 @pytest.fixture

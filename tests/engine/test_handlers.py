@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import pytest
+from tests.support import Books, eventually, soon
 
 from packhorse import App, GiveUp, Job, JobFunction, RetryLater
 from packhorse.engine import warden
 from packhorse.engine.pool import WorkerPool
 from packhorse.protocols.base import Receipt
-from tests.support import Books, eventually, soon
 
 pytestmark = pytest.mark.usefixtures("short_grace")
 

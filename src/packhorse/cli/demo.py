@@ -118,9 +118,7 @@ class Session:
         """How to go on after an interruption."""
         again, now = self._command(), self._progress
         if now is not None:
-            how_far = (
-                f"{now.ended:,} of {now.total:,} files are through, the others wait in {self._options.data}."
-            )
+            how_far = f"{now.ended:,} of {now.total:,} files are through, the others wait in {self._options.data}."
         elif self._options.resume:
             how_far = "the run is as it was."
         else:
@@ -130,9 +128,7 @@ class Session:
     def _command(self) -> str:
         """What to type to run this demo again."""
         folder = self._options.data
-        return f"{_program()} demo" + (
-            "" if folder == DEFAULT_DATA else f" --data {shlex.quote(str(folder))}"
-        )
+        return f"{_program()} demo" + ("" if folder == DEFAULT_DATA else f" --data {shlex.quote(str(folder))}")
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._signalled.is_set() and self._workers is not None:

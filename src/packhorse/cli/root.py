@@ -73,7 +73,7 @@ class Root(click.Group):
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> None:
-        arguments = list(sys.argv[1:] if args is None else args)
+        arguments = [_as_utf8(argument) for argument in (sys.argv[1:] if args is None else args)]
         extra["standalone_mode"] = False
         try:
             answer = super().main(arguments, prog_name or "packhorse", **extra)
@@ -87,6 +87,14 @@ class Root(click.Group):
         if code == READER_GONE:
             _let_go(sys.stdout)
         sys.exit(code)
+
+
+def _as_utf8(argument: str) -> str:
+    """What was typed, also where the locale took it for something else."""
+    try:
+        return argument if argument.isascii() else os.fsencode(argument).decode()
+    except UnicodeError:
+        return argument
 
 
 def _tell(error: Exception, verbose: bool) -> int:

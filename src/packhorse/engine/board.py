@@ -52,7 +52,7 @@ class Board:
 
 
 def _unlinked_file() -> int:
-    import tempfile  # noqa: PLC0415 - only on systems without memfd
+    import tempfile  # only on systems without memfd
 
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -193,7 +193,8 @@ class Executor:
                 if refusal is not None:
                     self.end(delivery, refusal)
                     continue
-                assert handler is not None and job is not None
+                assert handler is not None
+                assert job is not None
             slot.delivery, slot.started = delivery, now
             if board is not None:
                 board.start(slot.cell, job.id)
@@ -212,7 +213,7 @@ class Executor:
                     await handler.fn(*args, **kwargs)
                 else:
                     await (self._chain or self._call)(job)
-            except BaseException as exc:  # a handler may raise anything; nothing may end the slot
+            except BaseException as exc:  # noqa: BLE001 - a handler may raise anything, and must not end the slot
                 error = exc
             if error is not None or slot.interruption is not None or slot.task is not task:
                 self._end_badly(slot, task, delivery, handler, error)

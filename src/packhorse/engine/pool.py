@@ -113,7 +113,8 @@ class WorkerPool(WorkerView):
         timeout = self.settings.stop_timeout if timeout is None else timeout
         self._fetcher.finish()
         self._executor.hand_back_waiting()
-        for wait, then in ((timeout, self._executor.warden.interrupt_all), (CANCEL_WAIT, self._executor.warden.abandon_all)):
+        warden = self._executor.warden
+        for wait, then in ((timeout, warden.interrupt_all), (CANCEL_WAIT, warden.abandon_all)):
             if not await self._settled(wait):
                 then()
         if not await self._settled(self.settings.store_patience):

@@ -25,7 +25,7 @@ class ProcessLane:
 
     async def run(self, handler: Handler, job: Job) -> Any:
         """Errors: JobTimeout, WorkerLost, whatever the handler raises. Cancelling kills the process."""
-        from pebble import ProcessExpired  # noqa: PLC0415 - costs 5 MB that most workers never need
+        from pebble import ProcessExpired  # costs 5 MB that most workers never need
 
         future = self._started().schedule(_run, args=(handler.target, job.args_json), timeout=handler.timeout)
         try:
@@ -48,7 +48,7 @@ class ProcessLane:
 
     def _started(self) -> Any:
         if self._pool is None:
-            from pebble import ProcessPool  # noqa: PLC0415
+            from pebble import ProcessPool
 
             # Spawned, not forked: a fork would copy our connections and threads in the middle of their work.
             context = multiprocessing.get_context("spawn")

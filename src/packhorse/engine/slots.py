@@ -28,7 +28,8 @@ class Slot:
     """Room for one running job. `waiting` are chunk-mates of the running job that have not started."""
 
     __slots__ = (
-        "_checkin_of", "_observed", "cell", "checkin", "checkin_at", "deadline", "delivery", "interrupt", "interruption", "started",
+        "_checkin_of", "_observed", "cell", "checkin", "checkin_at", "deadline", "delivery", "interrupt", "interruption",
+        "started",
         "task", "waiting", "wake", "worker_id",
     )  # fmt: skip
 

@@ -139,7 +139,8 @@ class Supervisor:
             await _either(self._stopping.wait(), pause)
 
     async def _spawn(self) -> _Child:
-        child = _Child([os.urandom(12).hex() for _ in self._protocols], Board.create(self._slots * len(self._protocols)))
+        pool_ids = [os.urandom(12).hex() for _ in self._protocols]
+        child = _Child(pool_ids, Board.create(self._slots * len(pool_ids)))
         command = self._command(child.pool_ids, child.board.fd, self._lifeline[0])
         child.started = self._clock.monotonic()
         child.process = await asyncio.create_subprocess_exec(

@@ -205,7 +205,7 @@ def _guarded(worker: _Worker, token: object, run: Callable[[], Any]) -> tuple[An
         finally:
             with worker.lock:
                 worker.running = None
-    except BaseException as exc:  # a handler may raise anything; nothing may end the thread
+    except BaseException as exc:  # noqa: BLE001 - a handler may raise anything, and must not end the thread
         error = exc
     return value, error
 

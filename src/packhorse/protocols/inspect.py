@@ -91,7 +91,7 @@ class BusyRow:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which jobs: all given conditions must hold. `error` and `text` are substrings (of the error, of the arguments)."""
+    """Which jobs: all given conditions must hold. `error` and `text` are parts of the error and of the arguments."""
 
     name: str | None = None
     id: str | None = None
@@ -108,7 +108,10 @@ class Filter:
 
     @property
     def empty(self) -> bool:
-        return self == Filter()
+        return self == EVERYTHING
+
+
+EVERYTHING = Filter()
 
 
 class Inspector(ABC):
@@ -135,7 +138,7 @@ class Inspector(ABC):
 
     @abstractmethod
     async def jobs(
-        self, state: State, where: Filter = Filter(), *, queue: str | None = None, offset: int = 0, limit: int = 20
+        self, state: State, where: Filter = EVERYTHING, *, queue: str | None = None, offset: int = 0, limit: int = 20
     ) -> Page:
         """A page of one state; `queue` is needed for queued jobs. Scans in batches, never the whole set at once."""
 
