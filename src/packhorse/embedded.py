@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from packhorse.errors import ConfigError, StoreUnavailable
 
@@ -34,13 +35,15 @@ class EmbeddedServer:
         self._binary = binary or _bundled()
         self._process: subprocess.Popen[bytes] | None = None
         self.socket = folder / "valkey.sock"
+        self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         if len(str(self.socket)) > LONGEST_SOCKET_PATH:
             # A socket path has a length limit that a data folder has not.
-            self.socket = Path(tempfile.mkdtemp(prefix="packhorse-")) / "valkey.sock"
+            self._socket_folder = tempfile.TemporaryDirectory(prefix="packhorse-")
+            self.socket = Path(self._socket_folder.name) / "valkey.sock"
 
     @property
     def url(self) -> str:
-        return f"unix://{self.socket}"
+        return f"unix://{quote(str(self.socket))}"
 
     @property
     def pid(self) -> int | None:

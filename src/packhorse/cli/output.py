@@ -24,6 +24,8 @@ LONGEST_CELL = 80
 #: On a narrow terminal: an id that is broken over two lines cannot be copied.
 NARROWEST = {"id": 24, "pool": 24}
 
+PIECE = 16_384
+
 Row = Sequence[object]
 
 
@@ -33,8 +35,7 @@ def plain(value: object, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
-        for char in text
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text
     )
 
 
@@ -143,7 +144,10 @@ def _numbers(values: Sequence[object]) -> bool:
 
 def _write(stream: TextIO, text: str) -> None:
     try:
-        stream.write(f"{text}\n")
+        # In pieces: an unbuffered stream (PYTHONUNBUFFERED) says nothing when only half of a text was taken.
+        for start in range(0, len(text), PIECE):
+            stream.write(text[start : start + PIECE])
+        stream.write("\n")
         stream.flush()
     except BrokenPipeError:
         raise ReaderGone from None

@@ -23,6 +23,8 @@ from packhorse.protocols.base import NewJob
 from packhorse.protocols.gocraft import gojson
 
 MAX_DEPTH = 100
+#: Redis's own decoder, which Go's movers use, gives up at this depth.
+MAX_READ_DEPTH = 1000
 MAX_PAYLOAD = 1 << 20
 MAX_ERROR_TEXT = 64 << 10
 #: Levels at which Redis' cjson gives up, and with it Go's movers.
@@ -116,6 +118,9 @@ def encode_job(job: NewJob, t: int, unique_key: bytes | None) -> bytes:
 
 def decode(raw: bytes, queue: str) -> Job:
     """Errors: DecodeError for what Go's decoder would refuse as well."""
+    # How deep msgspec itself goes depends on the Python version.
+    if len(raw) > 2 * MAX_READ_DEPTH and gojson.depth_exceeds(raw, MAX_READ_DEPTH):
+        raise DecodeError("nested too deeply", raw)
     try:
         job = _decode_wire(raw)
     except (ValueError, RecursionError) as exc:

@@ -129,7 +129,7 @@ class GocraftConsumer(Consumer):
         }
         return [
             self._heartbeat,
-            SetWatch(side, list(self._by_set)),
+            SetWatch(side, list(self._by_set), lambda: self._sets_changed(None)),
             *self._by_set.values(),
             Reaper(side, keys, record.id, names, clock),
             Periodic(side, keys, record.periodic, clock),

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
+from collections.abc import Callable
 
 from packhorse.clock import Clock
 from packhorse.errors import StoreRefused
@@ -185,13 +186,14 @@ class Auditor(Service):
 
 
 class SetWatch(Service):
-    """Keeps invalidation messages for the sorted sets switched on for this link."""
+    """Keeps invalidation messages for the sorted sets switched on for this link; `changed` is called after a gap."""
 
-    def __init__(self, link: Link, keys: list[bytes]) -> None:
+    def __init__(self, link: Link, keys: list[bytes], changed: Callable[[], None]) -> None:
         super().__init__()
         self._link = link
         self._keys = keys
-        self._generation = 0
+        self._changed = changed
+        self._generation = -1
 
     async def run_once(self) -> float:
         if self._link.generation != self._generation:
@@ -200,8 +202,6 @@ class SetWatch(Service):
             self._generation = self._link.generation
             (reply,) = await self._link.call(("CLIENT", "TRACKING", "ON", "BCAST", "NOLOOP", *prefixes))
             if isinstance(reply, StoreRefused):
-                log.warning("CLIENT TRACKING is refused (%s): scheduled jobs may start up to 5 s late", reply)
+                log.warning("CLIENT TRACKING is refused (%s): scheduled jobs may start up to 10 s late", reply)
+            self._changed()
         return 5.0
-
-
-
