@@ -16,6 +16,7 @@ from packhorse.protocols.inspect import Filter, JobRow, State
 from packhorse.store import Reply, Store, StoreSettings
 
 #: Payloads that are no jobs, with what can be read of them all the same.
+DEEP = b'{"name":"wat","id":"deep","t":1,"args":{"a":' + b"[" * 3000 + b"]" * 3000 + b"}}"
 ODD: dict[bytes, tuple[str, str]] = {
     b"": ("", ""),
     b"not json": ("", ""),
@@ -29,7 +30,7 @@ ODD: dict[bytes, tuple[str, str]] = {
     b'{"name":"wat","id":5,"t":1,"args":null}': ("wat", ""),
     b'{"name":["wat"],"id":"n","t":1,"args":null}': ("", "n"),
     b'{"name":"wat","id":"cut","t":1,"args":': ("", ""),
-    b'{"name":"wat","id":"deep","t":1,"args":{"a":' + b"[" * 3000 + b"]" * 3000 + b"}}": ("", ""),
+    DEEP: ("", ""),
 }
 
 GOOD = b'{"name":"wat","id":"good","t":1999999990,"args":{"a":[],"n":12345678901234567890}}'
@@ -72,7 +73,10 @@ async def test_odd_members_of_a_sorted_set(
     await space.raw.zadd(key, {raw: score for score, raw in enumerate([*ODD, GOOD])})
     page = await inspector.jobs(state, limit=100)
     assert page.total == len(ODD) + 1
-    assert {row.raw: (row.name, row.id) for row in page.rows if not row.readable} == ODD
+    seen = {row.raw: (row.name, row.id) for row in page.rows if not row.readable}
+    # How deep the name of a job can be made out in spite of its depth differs between Python versions.
+    assert seen.pop(DEEP) in {("", ""), ("wat", "deep")}
+    assert seen == {raw: legible for raw, legible in ODD.items() if raw != DEEP}
     assert [row.at for row in page.rows] == list(range(len(ODD) + 1))
     assert all(row.error.startswith("undecodable payload: ") for row in page.rows[:-1])
     (good,) = [row for row in page.rows if row.readable]
