@@ -28,6 +28,7 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(BENCH)
+	$(BIN)/python -m benchmarks.own $(BENCH)
 
 clean:
 	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache
