@@ -14,7 +14,7 @@ from packhorse.clock import SYSTEM_CLOCK, Clock
 from packhorse.engine.board import Board
 from packhorse.engine.executor import Middleware
 from packhorse.engine.pool import WorkerPool
-from packhorse.errors import ConfigError
+from packhorse.errors import ArgumentsError, ConfigError
 from packhorse.job import Job
 from packhorse.protocols.base import NewJob, Receipt, WireProtocol
 from packhorse.protocols.gocraft import Gocraft
@@ -121,6 +121,11 @@ class App:
         name = job if isinstance(job, str) else job.name
         self._current().check_periodic(spec)
         self._current().check_name(name)
+        if not isinstance(job, str):
+            try:
+                job.handler.check(b"null")
+            except ArgumentsError as exc:
+                raise ConfigError(f"periodic: {name!r} runs without arguments, but needs some: {exc.reason}") from None
         self._periodic.append((spec, name))
 
     def middleware(self, fn: M) -> M:

@@ -366,7 +366,8 @@ class Link:
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
             except (rex.AuthenticationError, rex.AuthorizationError) as exc:
-                raise StoreUnavailable(f"{where} refuses the login: {exc}; check user and password") from exc
+                wants = "it wants a password" if "NOAUTH" in str(exc) or "without" in str(exc) else str(exc)
+                raise StoreUnavailable(f"{where} refuses the login: {wants}; check user and password") from exc
             except (rex.RedisError, OSError) as exc:
                 raise StoreUnavailable(f"{where} cannot be reached: {exc}") from exc
             except BaseException:

@@ -13,8 +13,16 @@ from click.testing import CliRunner, Result
 from harness import MY_APP, Cli
 
 from packhorse.cli import root
+from packhorse.embedded import EmbeddedServer
 
 Invoke = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """One kind of server is enough here: commands know nothing of it, and what they call is tested on both."""
+    with EmbeddedServer(tmp_path_factory.mktemp("valkey")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -26,9 +34,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def cli(folder: Path, url: str, namespace: str) -> Cli:
     """Commands for a real store; the App is named by the environment."""
-    return Cli(
-        folder, {"PACKHORSE_URL": url, "PACKHORSE_NAMESPACE": namespace, "PACKHORSE_APP": "my_app:app"}
-    )
+    return Cli(folder, {"PACKHORSE_URL": url, "PACKHORSE_NAMESPACE": namespace, "PACKHORSE_APP": "my_app:app"})
 
 
 @pytest.fixture

@@ -71,9 +71,7 @@ class Cli:
     folder: Path
     env: Mapping[str, str] = field(default_factory=dict)
 
-    def __call__(
-        self, *args: str, stdin: str | bytes = b"", python: tuple[str, ...] = (), **env: str
-    ) -> Answer:
+    def __call__(self, *args: str, stdin: str | bytes = b"", python: tuple[str, ...] = (), **env: str) -> Answer:
         done = subprocess.run(
             self._command(args, python),
             cwd=self.folder,

@@ -104,9 +104,7 @@ def _typed(cli: Cli, keys: str, *args: str) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "packhorse", *args]
     environment = {**os.environ, **cli.env, "TERM": "dumb"}
-    process = subprocess.Popen(
-        command, cwd=cli.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
-    )
+    process = subprocess.Popen(command, cwd=cli.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     said = ""
     try:
@@ -132,9 +130,7 @@ def test_jobs_are_listed_by_state_and_page(cli: Cli) -> None:
         "dead", "dead", "dead", "queued", "queued", "queued", "queued", "queued",
     ]  # fmt: skip
     pages = [
-        json.loads(
-            cli("jobs", "list", "--state", "queued", "--limit", "2", "--page", str(page), "--json").out
-        )
+        json.loads(cli("jobs", "list", "--state", "queued", "--limit", "2", "--page", str(page), "--json").out)
         for page in (1, 2, 3, 4)
     ]
     assert [len(page) for page in pages] == [2, 2, 1, 0]

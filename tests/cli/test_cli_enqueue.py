@@ -74,9 +74,7 @@ def test_many_from_stdin(cli: Cli) -> None:
     answer = cli("enqueue", "send_email", "-", stdin=lines)
     assert (answer.code, answer.out) == (0, "enqueued 12000 jobs\n")
     assert '"queued":12000' in cli("stats", "--json").out
-    answer = cli(
-        "enqueue", "send_email", "-", "--unique", "--json", stdin='{"address": "x"}\n{"address": "x"}'
-    )
+    answer = cli("enqueue", "send_email", "-", "--unique", "--json", stdin='{"address": "x"}\n{"address": "x"}')
     assert json.loads(answer.out) == {"enqueued": 1, "duplicates": 1}
     assert cli("enqueue", "send_email", "-", stdin="").out == "enqueued 0 jobs\n"
 

@@ -126,9 +126,7 @@ def test_a_bad_url_is_told_without_its_password(invoke: Invoke, url: str, said: 
         assert "--url" in result.stderr or "url:" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "userinfo", [f":{PASSWORD}", f"ann:{PASSWORD}", f":p@{PASSWORD}:w@rd", f":%zz{PASSWORD}"]
-)
+@pytest.mark.parametrize("userinfo", [f":{PASSWORD}", f"ann:{PASSWORD}", f":p@{PASSWORD}:w@rd", f":%zz{PASSWORD}"])
 def test_a_closed_port_is_told_without_the_password(invoke: Invoke, userinfo: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # taken, so that nobody else listens there

@@ -172,9 +172,7 @@ def test_completion_scripts(cli: Cli, shell: str) -> None:
 
 
 def test_bash_completes(lonely: Cli) -> None:
-    answer = lonely(
-        _PACKHORSE_COMPLETE="bash_complete", COMP_WORDS="packhorse queues pu", COMP_CWORD="2", IFS="\n"
-    )
+    answer = lonely(_PACKHORSE_COMPLETE="bash_complete", COMP_WORDS="packhorse queues pu", COMP_CWORD="2", IFS="\n")
     assert answer.out.split() == ["plain,purge"]
 
 

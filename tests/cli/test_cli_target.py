@@ -74,9 +74,7 @@ def test_an_app_may_lie_deep_in_a_package(invoke: Invoke, folder: Path) -> None:
     assert "no module 'shop.job'" in invoke("cron", "--app", "shop.job:app").stderr
 
 
-def test_what_a_module_prints_while_it_is_imported_stays_out_of_the_answer(
-    invoke: Invoke, folder: Path
-) -> None:
+def test_what_a_module_prints_while_it_is_imported_stays_out_of_the_answer(invoke: Invoke, folder: Path) -> None:
     (folder / "loud.py").write_text("print('importing')\nfrom my_app import app\n")
     result = invoke("cron", "--app", "loud", "--json")
     assert "importing" not in result.stdout

@@ -113,12 +113,8 @@ def _seen(cli: Cli) -> dict[str, list[dict[str, object]]]:
 def test_several_apps_in_one_process(cli: Cli, url: str, namespace: str) -> None:
     other = (cli.folder / "my_app.py").read_text().replace("sent", "other sent")
     (cli.folder / "other.py").write_text(other.replace("namespace='unset'", "namespace='unset2'"))
-    (cli.folder / "first.py").write_text(
-        f"from my_app import app\napp.use({url!r}, namespace='{namespace}a')\n"
-    )
-    (cli.folder / "second.py").write_text(
-        f"from other import app\napp.use({url!r}, namespace='{namespace}b')\n"
-    )
+    (cli.folder / "first.py").write_text(f"from my_app import app\napp.use({url!r}, namespace='{namespace}a')\n")
+    (cli.folder / "second.py").write_text(f"from other import app\napp.use({url!r}, namespace='{namespace}b')\n")
     both = Cli(cli.folder)
     for module in ("first", "second"):
         assert both("enqueue", "send_email", "address=x", "--app", module).code == 0
@@ -126,6 +122,24 @@ def test_several_apps_in_one_process(cli: Cli, url: str, namespace: str) -> None
     assert answer.code == 0, answer.said
     assert "\nsent x hello" in f"\n{answer.out}"
     assert "other sent x hello" in answer.out
+
+
+def test_options_may_end_with_two_dashes(cli: Cli) -> None:
+    assert cli("enqueue", "tidy").code == 0
+    answer = cli("worker", "--drain", "--", "my_app:app")
+    assert answer.code == 0, answer.said
+    assert answer.out == "tidied\n"
+
+
+def test_a_process_is_replaced_after_its_jobs(cli: Cli) -> None:
+    with cli.start("worker", "--max-jobs", "1") as worker:
+        for round in (1, 2):
+            worker.wait_for(STARTED, times=round)
+            assert cli("enqueue", "send_email", f"address=user{round}").code == 0
+            worker.wait_for(f"sent user{round}")
+        worker.wait_for(STARTED, times=3)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
 
 
 def test_logs_as_json_are_json_in_every_line(cli: Cli) -> None:

@@ -94,9 +94,7 @@ def bench(given: Given, jobs: int, concurrency: int, processes: int) -> None:
             note(f"measuring with {jobs} jobs at {masked(url)}")
         timings = run_fast(_measure(jobs, concurrency, processes))
     if given.json:
-        document(
-            [{"what": t.what, "jobs": t.jobs, "seconds": t.seconds, "per_second": t.rate} for t in timings]
-        )
+        document([{"what": t.what, "jobs": t.jobs, "seconds": t.seconds, "per_second": t.rate} for t in timings])
     else:
         table(
             ("what", "jobs", "seconds", "per second"),
@@ -120,9 +118,7 @@ async def _measure(jobs: int, concurrency: int, processes: int) -> list[Timing]:
     try:
         timings = await _enqueueing(jobs)
         total = sum(timing.jobs for timing in timings)
-        running = (
-            _in_this_process(concurrency) if processes == 1 else _in_processes(total, concurrency, processes)
-        )
+        running = _in_this_process(concurrency) if processes == 1 else _in_processes(total, concurrency, processes)
         what = f"run, {concurrency} slots" + (f" in each of {processes} processes" if processes > 1 else "")
         return [*timings, Timing(what, total, await running)]
     finally:
@@ -184,9 +180,7 @@ async def _workers(concurrency: int, processes: int) -> AsyncIterator[None]:
     command = [sys.executable, "-m", "packhorse", "worker", "packhorse.cli.bench_app:app"]
     options = ["-c", str(concurrency), "-p", str(processes), "--log-level", "warning"]
     environment = os.environ | {"PACKHORSE_URL": app.url, "PACKHORSE_NAMESPACE": app.namespace}
-    supervisor = await asyncio.create_subprocess_exec(
-        *command, *options, env=environment, stdin=subprocess.DEVNULL
-    )
+    supervisor = await asyncio.create_subprocess_exec(*command, *options, env=environment, stdin=subprocess.DEVNULL)
     try:
         yield
     finally:

@@ -84,9 +84,7 @@ async def run_child(
     sys.setswitchinterval(0.001)
     board = Board(place.board_fd, settings.concurrency * len(apps))
     pools = [
-        app.worker(
-            replace(settings, pool_id=pool_id, pulse=False), board=board, first_cell=i * settings.concurrency
-        )
+        app.worker(replace(settings, pool_id=pool_id, pulse=False), board=board, first_cell=i * settings.concurrency)
         for i, (app, pool_id) in enumerate(zip(apps, place.pool_ids, strict=True))
     ]
     orders = Orders(pools)
@@ -136,9 +134,7 @@ async def _start(pools: Sequence[WorkerPool]) -> None:
                 pause = min(pause * 2, 5.0)
 
 
-async def _until_it_ends(
-    pools: Sequence[WorkerPool], orders: Orders, drain: bool, max_jobs: int | None
-) -> None:
+async def _until_it_ends(pools: Sequence[WorkerPool], orders: Orders, drain: bool, max_jobs: int | None) -> None:
     reasons: list[Coroutine[Any, Any, object]] = [orders.stop.wait()]
     if drain:
         reasons.append(_drained(pools))

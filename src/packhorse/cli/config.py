@@ -53,9 +53,7 @@ def settings(given: Given) -> Settings:
     named = given.config if given.config is not None else os.environ.get("PACKHORSE_CONFIG")
     if named:
         path = Path(named)
-        return _from_table(
-            path, _pyproject(_parsed(path)) if path.name == "pyproject.toml" else _parsed(path)
-        )
+        return _from_table(path, _pyproject(_parsed(path)) if path.name == "pyproject.toml" else _parsed(path))
     own = Path("packhorse.toml")
     if own.exists():
         return _from_table(own, _parsed(own))

@@ -51,9 +51,7 @@ handlers first. Without one, --url and --namespace say where the job goes.
 @click.command("enqueue", help=HELP)
 @click.argument("name")
 @click.argument("args", nargs=-1, metavar="[JSON | KEY=VALUE... | -]")
-@click.option(
-    "--in", "delay", type=Duration(), metavar="DURATION", help="Run it so much later: 90, 5m, 1h30m, 2d."
-)
+@click.option("--in", "delay", type=Duration(), metavar="DURATION", help="Run it so much later: 90, 5m, 1h30m, 2d.")
 @click.option("--at", type=When(), metavar="TIME", help="Run it then: 2030-01-31T09:00 or an epoch second.")
 @click.option("--unique", is_flag=True, help="Not while one with equal arguments waits.")
 @click.option(
@@ -61,9 +59,7 @@ handlers first. Without one, --url and --namespace say where the job goes.
     help="Unique by this instead; a waiting one gets the new arguments.",
 )  # fmt: skip
 @click.option("--id", metavar="ID", help="An id of your own.")
-@click.option(
-    "--expires-in", type=Duration(), metavar="DURATION", help="Drop it unless it has started by then."
-)
+@click.option("--expires-in", type=Duration(), metavar="DURATION", help="Drop it unless it has started by then.")
 @connection_options
 @json_option
 @click.pass_obj
@@ -125,9 +121,7 @@ def _arguments(args: Sequence[str]) -> dict[str, Any]:
     for arg in args:
         key, equals, text = arg.partition("=")
         if not equals or not key:
-            raise Fault(
-                f"arguments: {arg!r} is not key=value", 'or give one JSON object: \'{"key": "value"}\''
-            )
+            raise Fault(f"arguments: {arg!r} is not key=value", 'or give one JSON object: \'{"key": "value"}\'')
         if key in found:
             raise Fault(f"arguments: {key!r} is given twice")
         try:
@@ -140,9 +134,7 @@ def _arguments(args: Sequence[str]) -> dict[str, Any]:
 def _lines() -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, arguments) of each line of stdin that is not empty. Errors: Fault with the line's number."""
     if sys.stdin.isatty():
-        raise Fault(
-            "- reads JSON lines from stdin, which is a terminal", "cat rows.jsonl | packhorse enqueue NAME -"
-        )
+        raise Fault("- reads JSON lines from stdin, which is a terminal", "cat rows.jsonl | packhorse enqueue NAME -")
     for number, line in enumerate(sys.stdin.buffer, 1):
         if not line.strip():
             continue
@@ -156,9 +148,7 @@ def _lines() -> Iterator[tuple[str, dict[str, Any]]]:
 def _enqueue_one(given: Given, app: App, job: NewJob) -> int:
     receipt = asyncio.run(_send(app, job))
     if given.json:
-        document(
-            {"id": receipt.id, "name": receipt.name, "run_at": receipt.run_at, "duplicate": receipt.duplicate}
-        )
+        document({"id": receipt.id, "name": receipt.name, "run_at": receipt.run_at, "duplicate": receipt.duplicate})
     elif receipt.duplicate:
         write(f"{plain(receipt.name)} was not added: an equal one waits already")
     elif receipt.run_at is not None:

@@ -94,9 +94,7 @@ def jobs(ctx: click.Context) -> None:
     metavar="N",
     help="At most so many (of each state).",
 )
-@click.option(
-    "--page", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="The next ones."
-)
+@click.option("--page", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="The next ones.")
 @connection_options
 @json_option
 @click.pass_obj
@@ -117,9 +115,7 @@ def show(given: Given, id: str) -> None:
     app = open_app(given)
     rows, running = asyncio.run(_find(app, id))
     if not rows and not running:
-        raise Fault(
-            f"there is no job {id!r} in {place(app)}", "a job that has run well leaves nothing behind", FAILED
-        )
+        raise Fault(f"there is no job {id!r} in {place(app)}", "a job that has run well leaves nothing behind", FAILED)
     if given.json:
         document({"rows": [as_document(row) for row in rows], "running": running})
         return
@@ -128,9 +124,7 @@ def show(given: Given, id: str) -> None:
 
 @jobs.command("retry", help=RETRY)
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option(
-    "--state", type=click.Choice(["dead", "retry", "scheduled"]), help="All of this state that match."
-)
+@click.option("--state", type=click.Choice(["dead", "retry", "scheduled"]), help="All of this state that match.")
 @filter_options
 @click.option("--all", "everything", is_flag=True, help="No filter: all of the state.")
 @confirm_options
@@ -250,22 +244,16 @@ def _check_request(
             raise Fault(f"{verb} takes ids or a filter, not both")
         return
     if state is None:
-        raise Fault(
-            f"{verb} what? give ids, or --state with a filter or --all", f"packhorse jobs {verb} --help"
-        )
+        raise Fault(f"{verb} what? give ids, or --state with a filter or --all", f"packhorse jobs {verb} --help")
     if where.empty and not everything:
         raise Fault(f"all {state} jobs? then say --all", "or filter by --name, --error or --text")
     if everything and not where.empty:
         raise Fault("--all means no filter", "leave out --all, or the filter")
     if (state == "queued") != (queue is not None):
-        raise Fault(
-            "--state queued and --queue go together" if queue is not None else "--state queued needs --queue"
-        )
+        raise Fault("--state queued and --queue go together" if queue is not None else "--state queued needs --queue")
 
 
-async def _change_some(
-    app: App, verb: str, ids: Sequence[str], state: str | None, dry_run: bool
-) -> tuple[int, int]:
+async def _change_some(app: App, verb: str, ids: Sequence[str], state: str | None, dry_run: bool) -> tuple[int, int]:
     """(found, changed) for jobs named by id. Errors: Fault, before any change, when one is not there."""
     wanted = [State(state)] if state else [s for s in State if verb == "delete" or s is not State.QUEUED]
     rows: list[JobRow] = []
@@ -293,7 +281,5 @@ async def _change_all(
             return count, 0
         among = f" in queue {queue!r}" if queue is not None else ""
         confirm(app, f"{verb} {plural(count, f'{state.value} job')}{among}", yes)
-        done = await (
-            admin.retry_all(state, where) if verb == "retry" else admin.delete_all(state, where, queue=queue)
-        )
+        done = await (admin.retry_all(state, where) if verb == "retry" else admin.delete_all(state, where, queue=queue))
         return max(count, done), done

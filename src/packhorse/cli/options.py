@@ -26,7 +26,10 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 
 @dataclass(slots=True)
 class Given:
-    """The common flags; None where there was none. Environment and settings file come after them."""
+    """The common flags; None where there was none. Environment and settings file come after them.
+
+    `child_of_supervisor` is set by the supervisor for the worker processes that it starts.
+    """
 
     url: str | None = None
     namespace: str | None = None
@@ -34,6 +37,7 @@ class Given:
     config: str | None = None
     verbose: int = 0
     json: bool = False
+    child_of_supervisor: str | None = None
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
@@ -59,11 +63,7 @@ class When(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()
         try:
-            at = (
-                float(text)
-                if re.fullmatch(r"\d+(\.\d+)?", text)
-                else datetime.fromisoformat(text).timestamp()
-            )
+            at = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else datetime.fromisoformat(text).timestamp()
         except (ValueError, OverflowError, OSError):
             self.fail(
                 f"{text!r} is no time; write 2030-01-31T09:00, 2030-01-31T09:00:00+01:00 or an epoch second",
@@ -99,15 +99,13 @@ def read_object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as exc:
         raise ValueError(f"{text[:60]!r} is no JSON: {exc}") from None
     if not isinstance(value, dict):
-        raise ValueError(
-            f'{text[:60]!r} is no JSON object; arguments have names: {{"address": "a@example.com"}}'
-        )
+        raise ValueError(f'{text[:60]!r} is no JSON object; arguments have names: {{"address": "a@example.com"}}')
     return value
 
 
 def connection_options(command: F) -> F:
     """Which store, which App, which settings, how talkative."""
-    return connection_options_with(_keep)(command)
+    return connection_options_with(keep)(command)
 
 
 def connection_options_with(
@@ -116,15 +114,15 @@ def connection_options_with(
     """The same, with a callback of the command's own for --config; it runs before all others."""
     options = (
         click.option(
-            "--app", metavar="MODULE:APP", expose_value=False, callback=_keep,
+            "--app", metavar="MODULE:APP", expose_value=False, callback=keep,
             help="The App whose store, jobs and namespace to use.  [env: PACKHORSE_APP]",
         ),
         click.option(
-            "--url", metavar="URL", expose_value=False, callback=_keep,
+            "--url", metavar="URL", expose_value=False, callback=keep,
             help="The store: redis://, rediss:// or unix://.  [env: PACKHORSE_URL]",
         ),
         click.option(
-            "--namespace", metavar="NAME", expose_value=False, callback=_keep,
+            "--namespace", metavar="NAME", expose_value=False, callback=keep,
             help="Prefix of every key, as in App(namespace=...).  [env: PACKHORSE_NAMESPACE]",
         ),
         click.option(
@@ -132,7 +130,7 @@ def connection_options_with(
             help="Settings file instead of ./packhorse.toml or ./pyproject.toml.  [env: PACKHORSE_CONFIG]",
         ),
         click.option(
-            "-v", "--verbose", count=True, expose_value=False, callback=_keep,
+            "-v", "--verbose", count=True, expose_value=False, callback=keep,
             help="Say more; -vv for everything.",
         ),
     )  # fmt: skip
@@ -148,11 +146,12 @@ def connection_options_with(
 def json_option(command: F) -> F:
     """`--json` for commands that answer something."""
     return click.option(
-        "--json", is_flag=True, expose_value=False, callback=_keep, help="Answer in JSON, for programs."
+        "--json", is_flag=True, expose_value=False, callback=keep, help="Answer in JSON, for programs."
     )(command)
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Callback of an option whose value goes to `Given`, from any level of the line."""
     given = ctx.ensure_object(Given)
     if not value and value != "":
         return

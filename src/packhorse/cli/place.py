@@ -10,9 +10,7 @@ from packhorse.store import masked
 def place(app: App) -> str:
     """Namespace and store, without the password."""
     return plain(
-        f"namespace {app.namespace!r} at {masked(app.url)}"
-        if app.namespace
-        else f"{masked(app.url)} (no namespace)"
+        f"namespace {app.namespace!r} at {masked(app.url)}" if app.namespace else f"{masked(app.url)} (no namespace)"
     )
 
 

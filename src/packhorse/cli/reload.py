@@ -42,9 +42,7 @@ def run_reloading() -> int:
         signal.signal(number, end)
     child.start()
     for changes in watch(".", watch_filter=PythonFilter(), stop_event=ending, raise_interrupt=False):
-        log.info(
-            "%s changed: starting again", ", ".join(sorted(os.path.relpath(path) for _, path in changes)[:3])
-        )
+        log.info("%s changed: starting again", ", ".join(sorted(os.path.relpath(path) for _, path in changes)[:3]))
         child.stop()
         if ending.is_set():
             break

@@ -18,7 +18,7 @@ import click
 
 import packhorse
 from packhorse.cli.faults import INTERRUPTED, READER_GONE, Fault, ReaderGone, explain, nearest
-from packhorse.cli.options import Given, connection_options, json_option
+from packhorse.cli.options import Given, connection_options, json_option, keep
 from packhorse.cli.output import note, plain
 
 HELP = """Background jobs out of Redis or Valkey.
@@ -125,6 +125,7 @@ def _let_go(stream: Any) -> None:
 )
 @connection_options
 @json_option
+@click.option("--child-of-supervisor", hidden=True, expose_value=False, callback=keep)
 @click.version_option(packhorse.__version__, message="packhorse %(version)s")
 @click.pass_context
 def root(ctx: click.Context) -> None:

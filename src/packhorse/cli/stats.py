@@ -43,9 +43,7 @@ class Reading:
 
 @click.command("stats", help=HELP)
 @click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
-@click.option(
-    "--every", type=Duration(), default=1.0, metavar="DURATION", help="How often to look.  [default: 1s]"
-)
+@click.option("--every", type=Duration(), default=1.0, metavar="DURATION", help="How often to look.  [default: 1s]")
 @connection_options
 @json_option
 @click.pass_obj

@@ -54,15 +54,11 @@ def open_apps(targets: Sequence[str], given: Given) -> list[App]:
         named, _ = resolve(given, "app", file)
         targets = [named] if isinstance(named, str) and named else named or ()
     if not targets:
-        raise Fault(
-            "which App? none was named", "packhorse worker my_app:app, where my_app.py has `app = App(...)`"
-        )
+        raise Fault("which App? none was named", "packhorse worker my_app:app, where my_app.py has `app = App(...)`")
     apps = [load_app(target) for target in dict.fromkeys(targets)]
     for app, target in zip(apps, dict.fromkeys(targets), strict=True):
         if not len(app.registry):
-            raise Fault(
-                f"{target} has no jobs", "decorate a function with @app.job() in a module that it imports"
-            )
+            raise Fault(f"{target} has no jobs", "decorate a function with @app.job() in a module that it imports")
     return [_with_overrides(app, given, file) for app in {id(app): app for app in apps}.values()]
 
 
@@ -94,9 +90,7 @@ def _check_form(target: str, module_name: str) -> None:
         raise Fault(f"{target!r} names no module; the form is module:app")
     if module_name.endswith(".py") or "/" in module_name or os.sep in module_name:
         dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
-        raise Fault(
-            f"{target!r} is a file; the form is module:app", f"{dotted}:{target.partition(':')[2] or 'app'}"
-        )
+        raise Fault(f"{target!r} is a file; the form is module:app", f"{dotted}:{target.partition(':')[2] or 'app'}")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise Fault(f"{module_name!r} cannot be the name of a module; the form is module:app")
 
@@ -111,9 +105,7 @@ def _import(name: str) -> ModuleType:
             return importlib.import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
-            raise Fault(
-                f"there is no module {exc.name!r} in {here} or on the path", _neighbours(exc.name)
-            ) from None
+            raise Fault(f"there is no module {exc.name!r} in {here} or on the path", _neighbours(exc.name)) from None
         raise _import_failed(name, exc) from exc
     except (Exception, SystemExit) as exc:
         raise _import_failed(name, exc) from exc
@@ -122,16 +114,12 @@ def _import(name: str) -> ModuleType:
 def _import_failed(name: str, exc: BaseException) -> Fault:
     reason = str(exc) if isinstance(exc, ConfigError) else f"{type(exc).__name__}: {exc}".rstrip(": ")
     where = "" if isinstance(exc, SyntaxError) else _where(exc)
-    return Fault(
-        f"importing {name!r} failed: {reason}{where}", "the same command with -v shows the whole traceback"
-    )
+    return Fault(f"importing {name!r} failed: {reason}{where}", "the same command with -v shows the whole traceback")
 
 
 def _where(exc: BaseException) -> str:
     """The innermost line of the user's own code that an error came through."""
-    frames = [
-        frame for frame in traceback.extract_tb(exc.__traceback__) if not frame.filename.startswith("<")
-    ]
+    frames = [frame for frame in traceback.extract_tb(exc.__traceback__) if not frame.filename.startswith("<")]
     here = Path.cwd()
     own = [
         frame
@@ -171,9 +159,7 @@ def _a(noun: str) -> str:
 
 def _neighbours(name: str) -> str:
     here = Path.cwd()
-    modules = {path.stem for path in here.glob("*.py")} | {
-        path.parent.name for path in here.glob("*/__init__.py")
-    }
+    modules = {path.stem for path in here.glob("*.py")} | {path.parent.name for path in here.glob("*/__init__.py")}
     return nearest(name, modules) or "start it in the folder of the module, or install the package"
 
 
@@ -211,6 +197,4 @@ def _blaming(source: str) -> Iterator[None]:
 
 def _warn_of_argv(url: str | None, source: str) -> None:
     if url is not None and source == "--url" and masked(url) != url:
-        note(
-            "warning: a password on the command line is seen by everybody on this machine; use PACKHORSE_URL"
-        )
+        note("warning: a password on the command line is seen by everybody on this machine; use PACKHORSE_URL")

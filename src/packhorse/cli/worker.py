@@ -104,21 +104,17 @@ def _settings_file(ctx: click.Context, param: click.Parameter, value: str | None
     "--log-format", type=click.Choice(FORMATS, case_sensitive=False), default="text", show_default=True,
     envvar="PACKHORSE_LOG_FORMAT", show_envvar=True, help="How to log it, to stderr.",
 )  # fmt: skip
-@click.option("--child-of-supervisor", "place", hidden=True, help="Set by the supervisor for its children.")
 @connection_options_with(_settings_file)
 @click.pass_obj
-def worker(
-    given: Given, /, targets: tuple[str, ...], reload: bool, log_level: str, place: str | None, **options: Any
-) -> int:
+def worker(given: Given, /, targets: tuple[str, ...], reload: bool, log_level: str, **options: Any) -> int:
     level = "debug" if given.verbose else log_level
     log_to_stderr(level, options["log_format"])
     if reload and not under_reloader():
         return run_reloading()
     wanted = _options(given, targets, log_level=level, **options)
-    if place is not None:
-        return run_fast(
-            run_child(wanted.apps, wanted.settings, ChildPlace.read(place), wanted.max_jobs, wanted.drain)
-        )
+    if given.child_of_supervisor is not None:
+        place = ChildPlace.read(given.child_of_supervisor)
+        return run_fast(run_child(wanted.apps, wanted.settings, place, wanted.max_jobs, wanted.drain))
     return run_supervised(wanted)
 
 
@@ -148,7 +144,8 @@ async def _supervise(options: WorkerOptions) -> int:
 def _command_line(pool_ids: Sequence[str], board: int, lifeline: int) -> list[str]:
     """The line of this process again, as it was given, with the child's place in the family."""
     place = ChildPlace(tuple(pool_ids), board, lifeline)
-    return [sys.executable, "-m", "packhorse", *sys.argv[1:], "--child-of-supervisor", place.written()]
+    # In front: behind a `--` on the line it would be the name of an App.
+    return [sys.executable, "-m", "packhorse", "--child-of-supervisor", place.written(), *sys.argv[1:]]
 
 
 def _options(

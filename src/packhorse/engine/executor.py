@@ -115,8 +115,9 @@ class Executor:
     def hand_back_waiting(self) -> None:
         """Everything that has not started goes back to the store."""
         for slot in self.slots:
-            self._ready.extend(drained(slot.waiting))
-        self.outcomes += [(delivery, RETURNED) for delivery in self._ready]
+            self._ready.extendleft(reversed(drained(slot.waiting)))
+        # The last one to be written is the first one to be taken again: that must be the oldest.
+        self.outcomes += [(delivery, RETURNED) for delivery in reversed(self._ready)]
         self.stats.returned += len(self._ready)
         self._ready.clear()
         self._tell()
@@ -124,7 +125,8 @@ class Executor:
     def held(self) -> list[Delivery]:
         """Every delivery in hand whose settlement has not been taken away."""
         running = [slot.delivery for slot in self.slots if slot.delivery is not None]
-        chunked = [delivery for slot in self.slots for delivery in slot.waiting]
+        # Copied in one step each: threads take from these at any moment.
+        chunked = [delivery for slot in self.slots for delivery in slot.waiting.copy()]
         return [*self._ready, *running, *chunked, *(delivery for delivery, _ in self.outcomes)]
 
     async def close(self) -> None:
@@ -156,7 +158,7 @@ class Executor:
         """The life of a slot: slices of jobs until its task is replaced or the pool ends."""
         loop, task, context = asyncio.get_running_loop(), asyncio.current_task(), copy_context()
         assert task is not None
-        slot.interrupt = task.cancel
+        slot.interrupt = lambda _: task.cancel()
         while not self._stopping:
             if not self._ready:
                 slot.wake = loop.create_future()
@@ -204,7 +206,7 @@ class Executor:
                 continue
             if handler.wants_job or not direct:
                 job.on_checkin_ = CheckIn(slot, self._clock)
-            if handler.timeout is not None and handler.kind is Kind.COROUTINE:
+            if handler.timeout is not None and handler.kind is not Kind.PROCESS:
                 self.warden.arm(slot, handler.timeout)
             error: BaseException | None = None
             try:
@@ -230,7 +232,7 @@ class Executor:
             ended = tick()
             ran(delivery.queue, ended - now)
             now = ended
-            if copy_context() != context:
+            if copy_context() != context or task.cancelling():
                 return False
         return True
 
@@ -240,16 +242,20 @@ class Executor:
         """A job failed, was stopped from outside, or ended after its slot had been given up."""
         if slot.task is not task:
             return
+        assert delivery.job is not None
         if isinstance(error, asyncio.CancelledError) and slot.interruption is None and task.cancelling():
-            # Not the job but the slot is cancelled: the pool ends, or the program around it.
-            self.end(delivery, RETURNED)
+            # The slot's task is cancelled: by its handler, or because the pool or the program around it ends.
+            if self._stopping:
+                self.end(delivery, RETURNED)
+            else:
+                self.end(delivery, self.warden.verdict(None, handler, delivery.job, error))
+                self.replace(slot)
             slot.delivery = None
             raise error
         while slot.interruption is not None and task.cancelling():
             task.uncancel()
-        assert delivery.job is not None
-        self.end(delivery, self.warden.verdict(slot, handler, delivery.job, error))
-        slot.interruption = None
+        self.end(delivery, self.warden.verdict(slot.interruption, handler, delivery.job, error))
+        slot.interruption = slot.interrupted = None
 
     def _refusal(self, delivery: Delivery, handler: Handler | None) -> Outcome | None:
         """Why this delivery cannot run at all."""
@@ -288,7 +294,7 @@ class Executor:
             self.warden.arm(slot, handler.timeout)
         await self._threads.run(slot, self._registry, self._clock, self._board)
         if slot.task is task:
-            slot.interrupt, slot.interruption, slot.deadline = task.cancel, None, math.inf
+            slot.interrupt, slot.deadline = lambda _: task.cancel(), math.inf
 
     def _chunkable(self, delivery: Delivery) -> bool:
         handler = self._registry.get(delivery.job.name) if delivery.job is not None else None
@@ -306,7 +312,10 @@ class Executor:
         handler = self._registry.get(delivery.job.name)
         assert handler is not None
         self.pace.ran(delivery.queue, seconds)
-        self.end(delivery, self.warden.verdict(slot, handler, delivery.job, error))
+        why = None
+        if slot.interrupted is delivery:
+            why, slot.interruption, slot.interrupted, slot.deadline = slot.interruption, None, None, math.inf
+        self.end(delivery, self.warden.verdict(why, handler, delivery.job, error))
 
     # -- ends ------------------------------------------------------------------------------------------------
 
@@ -326,9 +335,12 @@ class Executor:
             self._told = True
             self._changed()
 
+    def let_go(self, slot: Slot, delivery: Delivery) -> bool:
+        """Do not wait for this delivery any more; False if its thread has ended it and is about to say so."""
+        return self._threads.abandon(slot, delivery)
+
     def replace(self, slot: Slot) -> None:
         """A fresh slot in the place of one that is given up; what waited behind its job may run elsewhere."""
-        self._threads.abandon(slot)
         fresh = Slot(slot.worker_id, slot.cell)
         self.slots[self.slots.index(slot)] = fresh
         self._ready.extendleft(reversed(drained(slot.waiting)))
@@ -339,8 +351,8 @@ class Executor:
         """Jobs that wait behind slots which do not turn over could run elsewhere."""
         self._stale_check = None
         for slot in self.slots:
-            if slot.waiting and self._idle:
-                self._ready.extend(drained(slot.waiting))
+            if slot.waiting and (self._idle or self.pace.stalled()):
+                self._ready.extendleft(reversed(drained(slot.waiting)))
         self._start()
         if self._ready and not self._idle and tick() - self._ready[0].taken_at > Pace.STALE and self.pace.stalled():
             log.debug("%d jobs go back: no slot came free in time", len(self._ready))

@@ -42,7 +42,11 @@ def default_backoff(fails: int) -> float:
 
 def error_text(error: BaseException) -> str:
     """The text that the store keeps: short, no traceback; the class is named unless it is plain Exception."""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:
+        log.exception("an error of class %s cannot say what it is", type(error).__name__)
+        text = ""
     if type(error) in (Exception, GiveUp) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

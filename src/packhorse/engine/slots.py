@@ -28,9 +28,8 @@ class Slot:
     """Room for one running job. `waiting` are chunk-mates of the running job that have not started."""
 
     __slots__ = (
-        "_checkin_of", "_observed", "cell", "checkin", "checkin_at", "deadline", "delivery", "interrupt", "interruption",
-        "started",
-        "task", "waiting", "wake", "worker_id",
+        "_checkin_of", "_observed", "cell", "checkin", "checkin_at", "deadline", "delivery", "interrupt",
+        "interrupted", "interruption", "started", "task", "waiting", "wake", "worker_id",
     )  # fmt: skip
 
     def __init__(self, worker_id: str, cell: int) -> None:
@@ -42,8 +41,10 @@ class Slot:
         self.started = 0.0
         self.deadline = math.inf
         self.interruption: Interruption | None = None
-        #: Stops what runs here; set by whoever runs it.
-        self.interrupt: Callable[[], object] | None = None
+        #: Which delivery `interruption` is meant for: a thread may have gone on to the next one.
+        self.interrupted: Delivery | None = None
+        #: Stops this delivery if it runs here; False if it has just ended. Set by whoever runs it.
+        self.interrupt: Callable[[Delivery], bool] | None = None
         self.task: asyncio.Task[None] | None = None
         self.wake: asyncio.Future[None] | None = None
         self.checkin = ""

@@ -12,8 +12,9 @@ import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from packhorse.clock import Clock, tick
 from packhorse.engine.board import Board
@@ -22,6 +23,8 @@ from packhorse.protocols.base import Delivery
 from packhorse.registry import Handler, Registry
 
 Ended = Callable[[Slot, Delivery, float, "BaseException | None"], None]
+_Answer = tuple[Any, "BaseException | None"]
+T = TypeVar("T")
 
 
 class Interrupted(BaseException):
@@ -52,12 +55,24 @@ class _Worker:
             except Interrupted:
                 continue  # came too late for its job
 
-    def interrupt(self, job: object) -> None:
+    def interrupt(self, job: object) -> bool:
+        """False if the job does not run here (any more)."""
         with self.lock:
-            if self.running is job and self.thread.ident is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self.thread.ident), ctypes.py_object(Interrupted)
-                )
+            if self.running is not job or self.thread.ident is None:
+                return False
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self.thread.ident), ctypes.py_object(Interrupted)
+            )
+            return True
+
+    def abandon(self, job: object) -> bool:
+        """Do not listen to this thread any more. False if the job has ended: then it has a report to make."""
+        with self.lock:
+            if self.running is not job:
+                return False
+            self.abandoned = True
+        self.inbox.put(None)
+        return True
 
 
 class ThreadLane:
@@ -76,43 +91,50 @@ class ThreadLane:
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
         worker = self._take(slot)
-        slot.interrupt = lambda: worker.interrupt(slot)
+        slot.interrupt = worker.interrupt
         run = _Run(self, worker, slot, registry, clock, board, loop)
         worker.inbox.put(lambda: run.all(finished))
         await finished
         self._release(slot)
 
     async def call(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one handler and give its result; cancelling this call interrupts the thread."""
+        """Run one handler in this context and give its result.
+
+        Cancelling this call interrupts the thread and waits for it; cancelling it again leaves the thread alone.
+        """
         loop = asyncio.get_running_loop()
-        result: asyncio.Future[Any] = loop.create_future()
-        token = object()
+        ended: asyncio.Future[_Answer] = loop.create_future()
+        token, context = object(), copy_context()
         worker = self._spare.pop() if self._spare else self._new()
 
         def work() -> None:
-            value, error = _guarded(worker, token, lambda: handler.fn(*args, **kwargs))
-            self.report(loop, lambda: _resolve(result, value, error))
+            answer = _guarded(worker, token, lambda: context.run(handler.fn, *args, **kwargs))
+            self.report(loop, lambda: _resolve(ended, answer))
 
         worker.inbox.put(work)
         try:
-            value = await result
+            value, error = await asyncio.shield(ended)
         except asyncio.CancelledError:
             worker.interrupt(token)
-            worker.abandoned = True
-            worker.inbox.put(None)
-            raise
-        except BaseException:
-            self._spare.append(worker)
-            raise
+            try:
+                value, error = await asyncio.shield(ended)
+            except asyncio.CancelledError:
+                worker.abandon(token)
+                raise
         self._spare.append(worker)
-        return value
+        if error is None:
+            return value
+        raise asyncio.CancelledError if isinstance(error, Interrupted) else error
 
-    def abandon(self, slot: Slot) -> None:
-        """Nobody waits for what this slot's thread does any more."""
-        worker = self._busy.pop(id(slot), None)
-        if worker is not None:
-            worker.abandoned = True
-            worker.inbox.put(None)
+    def abandon(self, slot: Slot, delivery: Delivery) -> bool:
+        """Nobody waits for what this slot's thread does any more; False if it has just ended this delivery."""
+        worker = self._busy.get(id(slot))
+        if worker is None:
+            return True
+        if not worker.abandon(delivery):
+            return False
+        del self._busy[id(slot)]
+        return True
 
     def close(self) -> None:
         for worker in [*self._spare, *self._busy.values()]:
@@ -150,14 +172,14 @@ class ThreadLane:
 class _Run:
     """A chunk in its thread: takes from `slot.waiting` until that is empty."""
 
-    __slots__ = ("_board", "_clock", "_lane", "_loop", "_registry", "_slot", "_worker")
+    __slots__ = ("_board", "_clock", "_context", "_lane", "_loop", "_registry", "_slot", "_worker")
 
     def __init__(
         self, lane: ThreadLane, worker: _Worker, slot: Slot, registry: Registry, clock: Clock, board: Board | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:  # fmt: skip
         self._lane, self._worker, self._slot, self._registry = lane, worker, slot, registry
-        self._clock, self._board, self._loop = clock, board, loop
+        self._clock, self._board, self._loop, self._context = clock, board, loop, copy_context()
 
     def all(self, finished: asyncio.Future[None]) -> None:
         try:
@@ -168,7 +190,7 @@ class _Run:
                     break
                 self._one(delivery)
         finally:
-            self._lane.report(self._loop, lambda: _resolve(finished, None, None))
+            self._lane.report(self._loop, lambda: _resolve(finished, None))
 
     def _one(self, delivery: Delivery) -> None:
         slot, job, board = self._slot, delivery.job, self._board
@@ -186,7 +208,9 @@ class _Run:
             args, kwargs = handler.bind(job)
             handler.fn(*args, **kwargs)
 
-        _, error = _guarded(self._worker, slot, run)
+        # A copy for each job: what one sets, the next must not see.
+        context = self._context.copy()
+        _, error = _guarded(self._worker, delivery, lambda: context.run(run))
         seconds = tick() - start
         if not self._worker.abandoned:
             if board is not None:
@@ -194,7 +218,7 @@ class _Run:
             self._lane.report(self._loop, lambda: self._lane.ended(slot, delivery, seconds, error))
 
 
-def _guarded(worker: _Worker, token: object, run: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+def _guarded(worker: _Worker, token: object, run: Callable[[], Any]) -> _Answer:
     """(value, error) of `run`; an interruption can only hit while it runs."""
     value: Any = None
     error: BaseException | None = None
@@ -210,13 +234,6 @@ def _guarded(worker: _Worker, token: object, run: Callable[[], Any]) -> tuple[An
     return value, error
 
 
-def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
+def _resolve(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
         future.set_result(value)
-    elif isinstance(error, StopIteration):
-        # A future refuses this one: it would end the coroutine that waits.
-        future.set_exception(RuntimeError("the handler raised StopIteration"))
-    else:
-        future.set_exception(error)

@@ -15,7 +15,7 @@ from packhorse.engine.outcome import decide, error_text
 from packhorse.engine.slots import DeadlineWatch, Interruption, Slot
 from packhorse.errors import JobTimeout
 from packhorse.job import Job
-from packhorse.protocols.base import RETURNED, Dead, Outcome
+from packhorse.protocols.base import RETURNED, Dead, Delivery, Outcome
 from packhorse.registry import Handler, Registry
 
 if TYPE_CHECKING:
@@ -45,30 +45,31 @@ class Warden:
         """Stop a running job for good: it goes to the dead set as cancelled. False if it does not run here."""
         for slot in self._executor.slots:
             if slot.delivery is not None and slot.delivery.job is not None and slot.delivery.job.id == job_id:
-                self._interrupt(slot, Interruption.CANCEL)
-                return True
+                return self._interrupt(slot, slot.delivery, Interruption.CANCEL)
         return False
 
     def interrupt_all(self) -> None:
         """The time to stop has come: running jobs are cancelled and go back to the store."""
         for slot in self._executor.slots:
             if slot.delivery is not None:
-                self._interrupt(slot, Interruption.STOP)
+                self._interrupt(slot, slot.delivery, Interruption.STOP)
 
     def abandon_all(self) -> None:
         """Whatever still runs is not waited for: its delivery goes back now."""
         for slot in list(self._executor.slots):
             if slot.delivery is not None:
-                self._give_up(slot, RETURNED)
+                self._give_up(slot, slot.delivery, RETURNED)
 
-    def verdict(self, slot: Slot, handler: Handler, job: Job, error: BaseException | None) -> Outcome:
+    def verdict(
+        self, why: Interruption | None, handler: Handler, job: Job, error: BaseException | None
+    ) -> Outcome:
         """What becomes of a job whose handler has ended with `error`, or without one although it was stopped."""
         if error is not None:
-            if slot.interruption is Interruption.STOP:
+            if why is Interruption.STOP:
                 return RETURNED
-            if slot.interruption is Interruption.CANCEL:
+            if why is Interruption.CANCEL:
                 return Dead("cancelled")
-            if slot.interruption is Interruption.TIMEOUT:
+            if why is Interruption.TIMEOUT:
                 error = JobTimeout(handler.name, handler.timeout or 0.0)
             traced = error if log.isEnabledFor(logging.DEBUG) else None
             log.info("job %s failed: %s", job, error_text(error), exc_info=traced)
@@ -79,28 +80,34 @@ class Warden:
         self._deadlines.stop()
         return list(self._abandoned)
 
-    def _interrupt(self, slot: Slot, why: Interruption) -> None:
+    def _interrupt(self, slot: Slot, delivery: Delivery, why: Interruption) -> bool:
+        """False if the delivery has just ended."""
         if slot.interruption is None and slot.interrupt is not None:
-            slot.interruption = why
-            slot.interrupt()
+            if not slot.interrupt(delivery):
+                return False
+            slot.interruption, slot.interrupted = why, delivery
             self.arm(slot, CANCEL_GRACE)
+        return slot.interrupted is delivery
 
     def _expired(self, slot: Slot) -> None:
         delivery = slot.delivery
         if delivery is None or delivery.job is None:
             return
         if slot.interruption is None:
-            self._interrupt(slot, Interruption.TIMEOUT)
+            self._interrupt(slot, delivery, Interruption.TIMEOUT)
+            return
+        if slot.interrupted is not delivery:
             return
         log.error("job %s does not end although it was stopped; its slot is replaced", delivery.job)
         handler = self._registry.get(delivery.job.name)
         assert handler is not None
-        self._give_up(slot, self.verdict(slot, handler, delivery.job, TimeoutError()))
+        self._give_up(slot, delivery, self.verdict(slot.interruption, handler, delivery.job, TimeoutError()))
 
-    def _give_up(self, slot: Slot, outcome: Outcome) -> None:
+    def _give_up(self, slot: Slot, delivery: Delivery, outcome: Outcome) -> None:
         """Settle without waiting for the handler, and put a fresh slot in the place of its slot."""
-        delivery, slot.delivery = slot.delivery, None
-        assert delivery is not None
+        if not self._executor.let_go(slot, delivery):
+            return  # its thread has just ended it, and says so next
+        slot.delivery = None
         if slot.task is not None:
             self._abandoned.add(slot.task)
             slot.task.add_done_callback(self._abandoned.discard)

@@ -16,7 +16,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -49,20 +50,21 @@ def golden(group: str, *names: str, quirk: int | None = None) -> pytest.MarkDeco
     EXERCISED.update({(group, name): quirk for name in names})
     found = {v["name"]: v for v in vectors(group)}
     suffix = "" if quirk is None else f"-better-by-quirk-{quirk}"
-    return pytest.mark.parametrize(
-        "vector", [pytest.param(found[name], id=f"{name}{suffix}") for name in names]
-    )
+    return pytest.mark.parametrize("vector", [pytest.param(found[name], id=f"{name}{suffix}") for name in names])
 
 
-async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout: float = 10) -> Any:
-    """Ask again, every few milliseconds, until the answer is true; that answer."""
+_TRUE = object()
+
+
+async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout: float = 10, *, equals: object = _TRUE) -> Any:
+    """Ask again, every few milliseconds, until the answer is true (or equal to `equals`); that answer."""
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
     while True:
         answer = check()
         if inspect.isawaitable(answer):
             answer = await answer
-        if answer:
+        if answer == equals or (equals is _TRUE and answer):
             return answer
         assert loop.time() < end, f"not true within {timeout} s: {inspect.getsource(check).strip()}"
         await asyncio.sleep(0.005)
@@ -120,6 +122,14 @@ async def nothing() -> None:
     """A handler."""
 
 
+@asynccontextmanager
+async def working(app: App, space: Keyspace, **settings: Any) -> AsyncIterator[WorkerPool]:
+    """A pool that has made its first periodic pass, which Go makes before anything else."""
+    async with app.worker(**settings) as pool:
+        await eventually(lambda: space.raw.exists(space.key("last_periodic_enqueue")))
+        yield pool
+
+
 def poke(pool: WorkerPool, kind: type[Service]) -> None:
     """Have services of the pool run now."""
     for service in pool._services:
@@ -165,9 +175,7 @@ def state(vector: Vector, which: int | str = -1) -> State:
     """One of the states of a vector, by position, or by its label or the beginning of it."""
     states = vector["states"]
     if isinstance(which, str):
-        found = [s for s in states if s["label"] == which] or [
-            s for s in states if s["label"].startswith(which)
-        ]
+        found = [s for s in states if s["label"] == which] or [s for s in states if s["label"].startswith(which)]
         assert len(found) == 1, [s["label"] for s in states]
         return State(found[0]["keys"])
     return State(states[which]["keys"])
@@ -179,9 +187,7 @@ class Keyspace:
     `becomes` is to be called with the states of one vector in their order: an id keeps its number.
     """
 
-    def __init__(
-        self, raw: redis.asyncio.Redis, namespace: str, clock: FakeClock, shown: str = "ns:"
-    ) -> None:
+    def __init__(self, raw: redis.asyncio.Redis, namespace: str, clock: FakeClock, shown: str = "ns:") -> None:
         self.prefix = Keys(namespace).prefix
         #: As Any, because redis-py's types leave open whether an answer is text or bytes.
         self.raw: Any = raw
@@ -265,9 +271,7 @@ class Keyspace:
         if text.startswith(self._shown):
             text = self.prefix + text.removeprefix(self._shown)
         text = text.replace(f'"unique_key":"{self._shown}', f'"unique_key":"{self.prefix}')
-        text = re.sub(
-            r"<T([+-]\d+)?>", lambda m: str(self.clock.start + int(self.clock.passed) + int(m[1] or 0)), text
-        )
+        text = re.sub(r"<T([+-]\d+)?>", lambda m: str(self.clock.start + int(self.clock.passed) + int(m[1] or 0)), text)
         return _ID.sub(lambda m: self._made.setdefault(m[0], os.urandom(12).hex()), text).encode()
 
     async def _entry(self, key: bytes) -> Entry:
@@ -314,9 +318,7 @@ class Keyspace:
             elif kind == "zset":
                 # The scores of retries are drawn by chance: tests look at them on their own.
                 drawn = key == f"{self._shown}retry"
-                lines += [
-                    f"    {'<RETRY_AT>' if drawn else read(i['score'])} {payload(i['member'])}" for i in value
-                ]
+                lines += [f"    {'<RETRY_AT>' if drawn else read(i['score'])} {payload(i['member'])}" for i in value]
             elif kind == "hash":
                 lines += [f"    {read(field)} = {_told(field, read(text))}" for field, text in value]
             else:

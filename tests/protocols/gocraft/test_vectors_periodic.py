@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from keyspace import FakeClock, Keyspace, golden, nothing, state
+from keyspace import FakeClock, Keyspace, golden, nothing, state, working
 from vectors import Vector
 
 from packhorse import App
@@ -93,13 +93,11 @@ async def fired(space: Keyspace, name: str) -> list[int]:
 
 
 @golden("periodic", "real_pool")
-async def test_a_pool_schedules_at_its_start(
-    vector: Vector, still_app: App, space: Keyspace, clock: FakeClock
-) -> None:
+async def test_a_pool_schedules_at_its_start(vector: Vector, still_app: App, space: Keyspace, clock: FakeClock) -> None:
     clock.start = int(state(vector)["ns:last_periodic_enqueue"])
     still_app.job(name="p1")(nothing)
     still_app.periodic("*/30 * * * * *", "p1")
-    async with still_app.worker(concurrency=1):
+    async with working(still_app, space, concurrency=1):
         await space.becomes(state(vector, "after Start"))
 
 

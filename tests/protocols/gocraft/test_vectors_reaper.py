@@ -10,7 +10,7 @@ import json
 import re
 
 import pytest
-from keyspace import FakeClock, Held, Keyspace, State, eventually, golden, holding, poke, state
+from keyspace import FakeClock, Held, Keyspace, State, eventually, golden, holding, poke, state, working
 from vectors import Vector
 
 from packhorse import App, ConfigError
@@ -67,9 +67,7 @@ async def test_a_pool_whose_heart_beats_is_left_alone(vector: Vector, reaper: Wa
 
 
 @golden("reaper", "pool_without_heartbeat", quirk=7)
-async def test_jobs_of_a_pool_without_a_heartbeat_are_found(
-    vector: Vector, reaper: Watch, space: Keyspace
-) -> None:
+async def test_jobs_of_a_pool_without_a_heartbeat_are_found(vector: Vector, reaper: Watch, space: Keyspace) -> None:
     await space.plant(state(vector, "before"))
     await reaper.watch(10)
     wanted = state(vector, "after").without("ns:jobs:wat:ghost:inprogress")
@@ -84,9 +82,7 @@ async def test_a_heartbeat_need_not_tell_the_names(vector: Vector, reaper: Watch
 
 
 @golden("reaper", "heartbeat_not_a_number", quirk=7)
-async def test_a_heartbeat_that_is_no_number_stops_nothing(
-    vector: Vector, reaper: Watch, space: Keyspace
-) -> None:
+async def test_a_heartbeat_that_is_no_number_stops_nothing(vector: Vector, reaper: Watch, space: Keyspace) -> None:
     await space.plant(state(vector, "before"))
     await reaper.watch(10)
     await space.becomes(freed())
@@ -130,9 +126,7 @@ async def test_a_name_with_a_comma_is_refused_and_yet_recovered(
     await space.plant(state(vector, "before"))
     await reaper.watch(10)
     (waiting,) = state(vector, "before")["ns:jobs:a,b:deadpool:inprogress"]
-    await space.becomes(
-        State([]).having("ns:jobs:a,b", "list", [waiting]).having("ns:jobs:a,b:lock", "string", "0")
-    )
+    await space.becomes(State([]).having("ns:jobs:a,b", "list", [waiting]).having("ns:jobs:a,b:lock", "string", "0"))
 
 
 @golden("worker", "unique_by_key_dup_leaks_in_progress", quirk=4)
@@ -169,7 +163,7 @@ async def test_the_job_of_a_killed_pool_is_found_by_a_pool_that_starts(
     holding(still_app)
     await space.plant(state(vector, "child killed"))
     await space.becomes(state(vector, "child killed"))
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         (reaper,) = [service for service in pool._services if isinstance(service, Reaper)]
         await eventually(lambda: reaper._seen)
         clock.advance(10)
@@ -185,7 +179,7 @@ async def test_a_pool_that_comes_back_does_not_touch_what_was_taken_from_it(
     clock.advance(0.5)
     held: Held = holding(still_app)
     await still_app.client.enqueue_async("wat", {"n": 1})
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await held.has_started()
         await space.raw.set(space.key("jobs:wat:paused"), "1")
         poke(pool, Observer)

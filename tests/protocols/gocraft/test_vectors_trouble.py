@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from keyspace import FakeClock, Keyspace, eventually, golden, holding, poke, state
+from keyspace import FakeClock, Keyspace, eventually, golden, holding, poke, state, working
 from vectors import Vector
 
 from packhorse import App, ConfigError, Job
@@ -38,12 +38,10 @@ def recording(app: App, **options: Any) -> list[tuple[Any, int]]:
 
 
 @golden("worker", "unique_while_running_and_after_failure")
-async def test_the_unique_key_goes_when_the_job_starts(
-    vector: Vector, still_app: App, space: Keyspace
-) -> None:
+async def test_the_unique_key_goes_when_the_job_starts(vector: Vector, still_app: App, space: Keyspace) -> None:
     held = holding(still_app, fails_with="no")
     await still_app.client.enqueue_async("wat", {"a": 1}, unique=True)
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await held.has_started()
         poke(pool, Observer)
         await space.becomes(state(vector, "running"))
@@ -52,14 +50,12 @@ async def test_the_unique_key_goes_when_the_job_starts(
 
 
 @golden("worker", "unique_retry_eats_newer_key", quirk=10)
-async def test_a_retry_leaves_the_key_to_the_newer_job(
-    vector: Vector, still_app: App, space: Keyspace
-) -> None:
+async def test_a_retry_leaves_the_key_to_the_newer_job(vector: Vector, still_app: App, space: Keyspace) -> None:
     """In Go the retry deletes it, and a third equal job is accepted while the second waits."""
     held = holding(still_app, fails_with="oops")
     held.let_go()
     await still_app.client.enqueue_async("wat", {"a": 1}, unique=True)
-    async with still_app.worker(concurrency=1):
+    async with working(still_app, space, concurrency=1):
         await held.has_started()
     await still_app.client.enqueue_async("wat", {"a": 1}, unique=True)
     await space.becomes(state(vector, "retry entry and a fresh").signed_off())
@@ -67,7 +63,7 @@ async def test_a_retry_leaves_the_key_to_the_newer_job(
     ((retried, _),) = await space.members("retry")
     await space.raw.zrem(space.key("retry"), retried)
     await space.raw.rpush(space.key("jobs:wat"), retried)
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await held.has_started(2)
         poke(pool, Observer)
         running = state(vector, "retried job running").signed_off()
@@ -82,7 +78,7 @@ async def test_a_retry_leaves_the_key_to_the_newer_job(
 async def test_a_job_unique_by_key(vector: Vector, still_app: App, space: Keyspace) -> None:
     seen = recording(still_app)
     await still_app.client.enqueue_async("wat", {"a": "only"}, key={"k": 1})
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await pool.drain()
     assert seen == [("only", 0)]
     await space.becomes(state(vector).signed_off())
@@ -95,19 +91,17 @@ async def test_the_newest_arguments_run_and_the_old_payload_is_gone(
     seen = recording(still_app)
     await still_app.client.enqueue_async("wat", {"a": "old"}, key={"k": 1})
     await still_app.client.enqueue_async("wat", {"a": "new"}, key={"k": 1})
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await pool.drain()
     assert seen == [(vector["facts"]["handler_saw"], 0)]
     await space.becomes(state(vector).without("ns:jobs:wat:<POOL_1>:inprogress").signed_off())
 
 
 @golden("worker", "unique_in_by_key_leaks_in_progress", quirk=4)
-async def test_a_scheduled_job_unique_by_key_leaves_nothing(
-    vector: Vector, still_app: App, space: Keyspace
-) -> None:
+async def test_a_scheduled_job_unique_by_key_leaves_nothing(vector: Vector, still_app: App, space: Keyspace) -> None:
     seen = recording(still_app)
     await still_app.client.enqueue_async("wat", {"a": 1}, key={"k": 1}, delay=-1)
-    async with still_app.worker(concurrency=1):
+    async with working(still_app, space, concurrency=1):
         await eventually(lambda: seen == [(1, 0)])
     await space.becomes(state(vector).without("ns:jobs:wat:<POOL_1>:inprogress").signed_off())
 
@@ -117,7 +111,7 @@ async def test_a_retry_runs_with_its_own_arguments(vector: Vector, still_app: Ap
     """In Go it takes the newer job's: those run twice, and its own never again."""
     seen = recording(still_app)
     await space.plant(state(vector, "retry entry first"))
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await pool.drain()
     assert seen == [("old", 1), ("new", 0)]
     after = state(vector, "after both").without("ns:jobs:wat:<POOL_2>:inprogress")
@@ -130,7 +124,7 @@ async def test_a_unique_key_that_holds_no_job_costs_none(value: str, still_app: 
     await still_app.client.enqueue_async("wat", {"a": 1}, key={"k": 1})
     (sent,) = await space.items("jobs:wat")
     await space.raw.set(space.key(UNIQUE_KEY), value)
-    async with still_app.worker(concurrency=1, pool_id="here"):
+    async with working(still_app, space, concurrency=1, pool_id="here"):
         await held.has_started()
         assert await space.items("jobs:wat:here:inprogress") == [sent]
         held.let_go()
@@ -147,7 +141,7 @@ async def test_a_unique_job_whose_key_nobody_can_compute_stops_nothing(
     odd = f'{{"name":"wat","id":"x","t":1,"args":{args},"unique":true}}'
     await space.raw.lpush(space.key("jobs:wat"), odd)
     await still_app.client.enqueue_async("wat", {"a": 1})
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await pool.drain()
     assert (1, 0) in seen
     assert len(seen) + len(await space.members("dead")) == 2
@@ -164,9 +158,8 @@ async def test_a_job_whose_fetch_was_never_answered_is_put_back_and_runs(
     await still_app.client.enqueue_async("wat")
     (payload,) = await space.items("jobs:wat")
     await space.raw.delete(space.key("jobs:wat"))
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         me = pool.record.id
-        await eventually(lambda: space.raw.exists(space.key("last_periodic_enqueue")))
         async with space.raw.pipeline(transaction=True) as fetch:
             fetch.lpush(space.key(f"jobs:wat:{me}:inprogress"), payload)
             fetch.incr(space.key("jobs:wat:lock"))
@@ -178,18 +171,17 @@ async def test_a_job_whose_fetch_was_never_answered_is_put_back_and_runs(
         await auditor.put_back_orphans()
         await auditor.put_back_orphans()
         await eventually(lambda: seen == [(None, 0)])
+        await eventually(lambda: space.raw.hget(space.key("jobs:wat:lock_info"), me), equals=b"0")
+        assert await space.raw.get(space.key("jobs:wat:lock")) == b"0"
     wanted = state(vector, "pool stopped").without("ns:jobs:wat:<POOL_1>:inprogress", "ns:jobs:wat:lock_info")
     await space.becomes(wanted.having("ns:jobs:wat:lock", "string", "0"))
 
 
 @golden("fault", "fetch_reply_lost", quirk=9)
-async def test_a_pool_that_stops_puts_back_what_nobody_held(
-    vector: Vector, still_app: App, space: Keyspace
-) -> None:
+async def test_a_pool_that_stops_puts_back_what_nobody_held(vector: Vector, still_app: App, space: Keyspace) -> None:
     recording(still_app)
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         pool.quiet()
-        await eventually(lambda: space.raw.exists(space.key("last_periodic_enqueue")))
         await space.raw.lpush(space.key(f"jobs:wat:{pool.record.id}:inprogress"), "payload")
         await space.raw.set(space.key("jobs:wat:lock"), 1)
         await space.raw.hset(space.key("jobs:wat:lock_info"), pool.record.id, 1)
@@ -202,9 +194,8 @@ async def test_a_pool_that_stops_puts_back_what_nobody_held(
 async def test_a_job_ends_although_the_store_is_full(vector: Vector, still_app: App, space: Keyspace) -> None:
     held = holding(still_app)
     await still_app.client.enqueue_async("wat")
-    async with still_app.worker(concurrency=1):
+    async with working(still_app, space, concurrency=1):
         await held.has_started()
-        await eventually(lambda: space.raw.exists(space.key("last_periodic_enqueue")))
         await space.raw.config_set("maxmemory", 1)
         try:
             held.let_go()
@@ -233,7 +224,7 @@ async def test_a_queue_that_is_the_lock_of_another_is_refused_and_never_written_
 
     before = state(vector)
     await space.plant(before)
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         (auditor,) = [service for service in pool._services if isinstance(service, Auditor)]
         await auditor.mend_locks()
         await still_app.client.enqueue_async("other")
@@ -246,15 +237,14 @@ async def test_a_queue_that_is_the_lock_of_another_is_refused_and_never_written_
 
     # Once the way is free, the job runs.
     await space.raw.delete(space.key("jobs:wat:lock"))
-    async with still_app.worker(concurrency=1):
+    async with working(still_app, space, concurrency=1):
         await eventually(lambda: seen == [(None, 0)])
 
 
 async def test_a_pool_that_nobody_lists_any_more_registers_again(still_app: App, space: Keyspace) -> None:
     """Quirk 7: jobs that it fetched while unlisted would be found by no reaper."""
     seen = recording(still_app)
-    async with still_app.worker(concurrency=1) as pool:
-        await eventually(lambda: space.raw.exists(space.key("last_periodic_enqueue")))
+    async with working(still_app, space, concurrency=1) as pool:
         await space.raw.delete(space.key("worker_pools"), space.key(f"worker_pools:{pool.record.id}"))
         await still_app.client.enqueue_async("wat", {"a": 1})
         await eventually(lambda: seen == [(1, 0)])

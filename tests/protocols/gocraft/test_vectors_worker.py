@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from keyspace import FakeClock, Keyspace, State, eventually, golden, holding, nothing, poke, state
+from keyspace import FakeClock, Keyspace, State, eventually, golden, holding, nothing, poke, state, working
 from vectors import Vector
 
 from packhorse import App
@@ -31,7 +31,7 @@ def _within_a_second(clock: FakeClock) -> None:
 async def test_start_and_stop(vector: Vector, still_app: App, space: Keyspace) -> None:
     still_app.job(name="b")(nothing)
     still_app.job(name="a", priority=10, max_concurrency=3)(nothing)
-    async with still_app.worker(concurrency=2):
+    async with working(still_app, space, concurrency=2):
         await space.becomes(state(vector, "started"))
     await space.becomes(state(vector, "stopped"))
 
@@ -40,7 +40,7 @@ async def test_start_and_stop(vector: Vector, still_app: App, space: Keyspace) -
 async def test_an_empty_poll_leaves_nothing(vector: Vector, still_app: App, space: Keyspace) -> None:
     still_app.job(name="a")(nothing)
     still_app.job(name="b")(nothing)
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await pool.drain()
         assert pool.round_trips > 0
     await space.becomes(state(vector))
@@ -53,10 +53,10 @@ async def test_a_pool_without_a_limit_leaves_the_limit_of_another_alone(
     still_app.job(name="wat", max_concurrency=3)(nothing)
     second = App(url, namespace=namespace, clock=space.clock)
     second.job(name="wat")(nothing)
-    async with still_app.worker(concurrency=1):
+    async with working(still_app, space, concurrency=1):
         pass
-    async with second.worker(concurrency=1):
-        await eventually(lambda: space.raw.exists(space.key("last_periodic_enqueue")))
+    async with working(second, space, concurrency=1):
+        pass
     await space.becomes(state(vector).having("ns:jobs:wat:max_concurrency", "string", "3"))
 
 
@@ -67,7 +67,7 @@ async def test_a_pool_without_a_limit_leaves_the_limit_of_another_alone(
 async def test_a_job_that_checks_in_and_succeeds(vector: Vector, still_app: App, space: Keyspace) -> None:
     held = holding(still_app)
     await still_app.client.enqueue_async("wat", {"a": 1, "h": "<&>"})
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await held.has_started()
         poke(pool, Observer)
         await space.becomes(state(vector, "running, before"))
@@ -84,12 +84,10 @@ async def test_a_job_that_checks_in_and_succeeds(vector: Vector, still_app: App,
 
 
 @golden("worker", "observation_no_args")
-async def test_no_arguments_are_observed_as_empty_text(
-    vector: Vector, still_app: App, space: Keyspace
-) -> None:
+async def test_no_arguments_are_observed_as_empty_text(vector: Vector, still_app: App, space: Keyspace) -> None:
     held = holding(still_app)
     await still_app.client.enqueue_async("wat")
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await held.has_started()
         poke(pool, Observer)
         await space.becomes(state(vector, "running"))
@@ -101,7 +99,7 @@ async def test_a_check_in_ends_with_its_job(vector: Vector, still_app: App, spac
     held = holding(still_app)
     await still_app.client.enqueue_async("wat", {"n": 1})
     await still_app.client.enqueue_async("wat", {"n": 2})
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await held.has_started()
         held.running[0].checkin("first")
         poke(pool, Observer)
@@ -117,12 +115,25 @@ async def test_a_check_in_ends_with_its_job(vector: Vector, still_app: App, spac
         held.let_go()
 
 
+async def test_what_runs_lies_in_the_list_with_the_newest_at_its_head(still_app: App, space: Keyspace) -> None:
+    held = holding(still_app)
+    await still_app.client.enqueue_async("wat", {"n": 1})
+    await still_app.client.enqueue_async("wat", {"n": 2})
+    newest_first = await space.items("jobs:wat")
+    async with working(still_app, space, concurrency=2, pool_id="here"):
+        await held.has_started(2)
+        assert [job.args for job in held.running] == [{"n": 1}, {"n": 2}]
+        assert await space.items("jobs:wat:here:inprogress") == newest_first
+        held.let_go()
+        held.let_go()
+
+
 @golden("worker", "paused_1", "paused_2", "paused_3")
 async def test_any_value_pauses(vector: Vector, still_app: App, space: Keyspace) -> None:
     holding(still_app)
     await space.raw.set(space.key("jobs:wat:paused"), state(vector)["ns:jobs:wat:paused"])
     await still_app.client.enqueue_async("wat")
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await pool.drain()
     await space.becomes(state(vector))
 
@@ -132,7 +143,7 @@ async def test_a_limit_holds(vector: Vector, still_app: App, space: Keyspace) ->
     held = holding(still_app, max_concurrency=1)
     await still_app.client.enqueue_async("wat", {"n": 1})
     await still_app.client.enqueue_async("wat", {"n": 2})
-    async with still_app.worker(concurrency=2) as pool:
+    async with working(still_app, space, concurrency=2) as pool:
         await held.has_started()
         poke(pool, Observer)
         await space.becomes(state(vector, "first running"))
@@ -148,7 +159,7 @@ async def test_a_stuck_lock_is_mended(vector: Vector, still_app: App, space: Key
     held.let_go()
     await space.raw.set(space.key("jobs:wat:lock"), state(vector)["ns:jobs:wat:lock"])
     await still_app.client.enqueue_async("wat")
-    async with still_app.worker(concurrency=1):
+    async with working(still_app, space, concurrency=1):
         await held.has_started()
     await space.becomes(state(vector).without("ns:jobs:wat").having("ns:jobs:wat:lock", "string", "0"))
 
@@ -214,7 +225,7 @@ async def fails(vector: Vector, failure: Failure, app: App, space: Keyspace) -> 
         raise failure.error
 
     await app.client.enqueue_async("wat", failure.args)
-    async with app.worker(concurrency=1) as pool:
+    async with working(app, space, concurrency=1) as pool:
         await pool.drain()
     wanted = state(vector).signed_off()
     for name in {"ns:retry", "ns:dead"} & wanted.names():
@@ -259,7 +270,7 @@ async def test_a_foreign_producers_payload_keeps_its_args_and_its_own_fields(
 
     await space.raw.lpush(space.key("jobs:wat"), sent)
     await space.raw.sadd(space.key("known_jobs"), "wat")
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await pool.drain()
     kept = (
         f'{{"name":"wat","id":"py-1","t":1700000000,"args":{args},"fails":1,"err":"oops","failed_at":<T>,'
@@ -281,7 +292,7 @@ async def test_three_failures_and_the_moves_between_them(
 
     paused = space.key("jobs:wat:paused")
     await still_app.client.enqueue_async("wat", {"path": "a/b", "l": [], "o": {}, "n": None})
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         first = state(vector, "after failure 1").without("ns:worker:<WORKER_1>")
         await space.becomes(first)
         for run in (2, 3):
@@ -321,7 +332,7 @@ async def test_a_stray_job_goes_to_dead_and_the_locks_stay_right(
         space.key("jobs:wat"),
         sent if stray else sent.replace('"name":"other",', "").replace("stray", "noname"),
     )
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await pool.drain()
     other = "ns:jobs:other" if stray else "ns:jobs:"
     wanted = state(vector).without(f"{other}:lock", f"{other}:lock_info", "ns:jobs:wat:lock_info")
@@ -333,7 +344,7 @@ async def test_an_odd_payload_that_go_can_read_runs(vector: Vector, still_app: A
     held = holding(still_app)
     held.let_go()
     await space.raw.lpush(space.key("jobs:wat"), vector["go_call"].removeprefix("LPUSH ns:jobs:wat "))
-    async with still_app.worker(concurrency=1):
+    async with working(still_app, space, concurrency=1):
         await held.has_started()
     (job,) = held.running
     shown = " ".join(f"{key}:{value}" for key, value in job.args.items())
@@ -348,7 +359,7 @@ async def test_an_odd_payload_that_go_cannot_read_is_kept_in_dead_and_frees_its_
     held = holding(still_app)
     sent = vector["go_call"].removeprefix("LPUSH ns:jobs:wat ").encode()
     await space.raw.lpush(space.key("jobs:wat"), sent)
-    async with still_app.worker(concurrency=1) as pool:
+    async with working(still_app, space, concurrency=1) as pool:
         await pool.drain()
     assert held.running == []
     ((kept, score),) = await space.members("dead")
