@@ -22,7 +22,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 __all__ = [
     "ArgumentsError",
@@ -45,7 +46,20 @@ __all__ = [
 ]
 
 
-class PackhorseError(Exception):
+class _ByState(Exception):
+    """Pickled by its state and not by its constructor's arguments, so that it survives the way from a process."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[_ByState], args: tuple[Any, ...]) -> _ByState:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
+
+
+class PackhorseError(_ByState):
     """Base of every error that packhorse itself raises."""
 
 
@@ -141,7 +155,7 @@ class StoreUnfit(StoreError):
     """The server can never run this program; the message says what to change."""
 
 
-class Verdict(Exception):
+class Verdict(_ByState):
     """Base of what a handler raises to say what becomes of its job."""
 
 

@@ -31,6 +31,7 @@ class Fetcher:
         self.round_trips = 0
         self.in_flight: list[Settlement] = []
         self._finishing = False
+        self._nudged = False
         self._put_off = 0
         self._signal = asyncio.Event()
         self._failures = 0
@@ -43,6 +44,7 @@ class Fetcher:
     def nudge(self) -> None:
         """There may be something to take."""
         self.dry = False
+        self._nudged = True
         self._signal.set()
 
     def finish(self) -> None:
@@ -61,9 +63,10 @@ class Fetcher:
                     return
                 await self._wait(consumer, executor)
                 continue
+            self._nudged = False
             try:
                 result = await consumer.exchange(self.in_flight, want)
-            except StoreError as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever it is, settlements must be tried again
                 await self._back_off(exc)
                 continue
             self.round_trips += 1
@@ -77,7 +80,8 @@ class Fetcher:
                 self._put_off += 1
                 asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._again, executor, result.refused)
             if want is not None:
-                self.dry = result.dry and not result.deliveries
+                # A nudge that came while this was on the wire may be about jobs that it did not see.
+                self.dry = result.dry and not result.deliveries and not self._nudged
             elif not result.dry:
                 self.dry = False
             if result.deliveries:
@@ -107,9 +111,11 @@ class Fetcher:
         finally:
             handle.cancel()
 
-    async def _back_off(self, exc: StoreError) -> None:
+    async def _back_off(self, exc: Exception) -> None:
         """The store does not answer: wait, longer each time, for ever if need be."""
         self._failures += 1
+        if not isinstance(exc, StoreError):
+            log.error("an error of packhorse itself; trying again", exc_info=exc)
         # What was sent may have happened: the fence will then say "not ours", which is no loss.
         self._repeating = True
         pause = min(FIRST_BACKOFF * 2 ** (self._failures - 1), LAST_BACKOFF) * random.uniform(0.5, 1.5)

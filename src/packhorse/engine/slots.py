@@ -50,7 +50,7 @@ class Slot:
         self.checkin = ""
         self.checkin_at = 0.0
         self._checkin_of: Delivery | None = None
-        self._observed: tuple[int, str] | None = None
+        self._observed: tuple[Delivery, str] | None = None
 
     def check_in(self, delivery: Delivery, message: str, wall: float) -> None:
         """`job.checkin` of the job that runs here; a job that has ended is not heard."""
@@ -68,7 +68,7 @@ class Slot:
                 return None
             self._observed = None
             return Observation(self.worker_id, None)
-        now = (id(delivery), self.checkin)
+        now = (delivery, self.checkin)
         if now == self._observed:
             return None
         self._observed = now

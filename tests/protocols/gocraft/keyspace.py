@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import difflib
-import inspect
 import json
 import os
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import redis.asyncio
+from tests.support import eventually
 from vectors import Vector, vectors
 
 from packhorse import App, Job
@@ -51,23 +51,6 @@ def golden(group: str, *names: str, quirk: int | None = None) -> pytest.MarkDeco
     found = {v["name"]: v for v in vectors(group)}
     suffix = "" if quirk is None else f"-better-by-quirk-{quirk}"
     return pytest.mark.parametrize("vector", [pytest.param(found[name], id=f"{name}{suffix}") for name in names])
-
-
-_TRUE = object()
-
-
-async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout: float = 10, *, equals: object = _TRUE) -> Any:
-    """Ask again, every few milliseconds, until the answer is true (or equal to `equals`); that answer."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + timeout
-    while True:
-        answer = check()
-        if inspect.isawaitable(answer):
-            answer = await answer
-        if answer == equals or (equals is _TRUE and answer):
-            return answer
-        assert loop.time() < end, f"not true within {timeout} s: {inspect.getsource(check).strip()}"
-        await asyncio.sleep(0.005)
 
 
 class FakeClock:
@@ -209,6 +192,14 @@ class Keyspace:
     async def members(self, name: str) -> list[tuple[bytes, int]]:
         """A sorted set: members with their scores."""
         return [(m, int(score)) for m, score in await self.raw.zrange(self.key(name), 0, -1, withscores=True)]
+
+    async def gets(self, name: str, field: str, value: bytes) -> None:
+        """Wait until a hash has this field with this value."""
+
+        async def there() -> Any:
+            return await self.raw.hget(self.key(name), field) == value
+
+        await eventually(there)
 
     async def becomes(self, wanted: State, *, parsed: bool = False, timeout: float = 10) -> None:
         """Wait until the namespace is in this state, key by key; fails with a diff.

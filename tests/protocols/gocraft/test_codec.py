@@ -32,9 +32,7 @@ def fields(payload: bytes) -> dict[str, bytes]:
 numbers = st.sampled_from(
     ["0", "-0", "1.0", "1E5", "1e-7", "9007199254740993", "12345678901234567890", "0.30000000000000004"]
 )
-strings = st.sampled_from(
-    [r'"a\/b"', r'"\u00e9\u2028"', '"é"', r'"\ud83d\ude00"', '"<&>"', '"{\\"t\\":1}"', '""']
-)
+strings = st.sampled_from([r'"a\/b"', r'"\u00e9\u2028"', '"é"', r'"\ud83d\ude00"', '"<&>"', '"{\\"t\\":1}"', '""'])
 scalars = st.one_of(numbers, strings, st.sampled_from(["null", "true", "false", "[]", "{}"]))
 values = st.recursive(
     scalars,
@@ -64,9 +62,7 @@ unknown = st.dictionaries(st.sampled_from(["extra", "trace-id", "x"]), values, m
 def spell(given: dict[str, str], order: list[int] | None = None, space: str = "") -> bytes:
     items = [f'"{name}"{space}:{space}{text}' for name, text in given.items()]
     if order is not None:
-        items = [
-            items[i % len(items)] for i in sorted(range(len(items)), key=lambda i: order[i % len(order)])
-        ]
+        items = [items[i % len(items)] for i in sorted(range(len(items)), key=lambda i: order[i % len(order)])]
     return f"{space}{{{','.join(items)}{space}}}{space}".encode("utf-8", "replace")
 
 
@@ -87,9 +83,7 @@ def meaning(job: Job) -> tuple[Any, ...]:
 
 @given(payloads(), st.text(max_size=20))
 @few
-def test_a_failure_changes_three_fields(
-    payload: tuple[bytes, dict[str, str], dict[str, str]], error: str
-) -> None:
+def test_a_failure_changes_three_fields(payload: tuple[bytes, dict[str, str], dict[str, str]], error: str) -> None:
     raw, ours, theirs = payload
     before = codec.decode(raw, "q")
     failed = codec.failed(raw, error, NOW)

@@ -35,9 +35,7 @@ def chi_square(seen: Counter[str], expected: dict[str, float], total: int) -> fl
 
 
 @pytest.mark.parametrize("total", [1, 7, 500])
-@pytest.mark.parametrize(
-    "golden", TABLES[:3], ids=lambda golden: "-".join(map(str, golden["priorities"].values()))
-)
+@pytest.mark.parametrize("golden", TABLES[:3], ids=lambda golden: "-".join(map(str, golden["priorities"].values())))
 def test_the_order_of_names_follows_gos_law(golden: dict[str, Any], total: int) -> None:
     """Also for batches: what the first names cannot fill is offered in the order of the rest."""
     draw = drawing(golden["priorities"], seed=1)
@@ -61,9 +59,7 @@ def test_one_in_a_hundred_thousand_is_drawn_now_and_then() -> None:
         (("p3", "p1"), (0.75, 0.25)),
     ],
 )
-def test_a_name_gets_jobs_in_proportion_to_its_priority(
-    runnable: tuple[str, ...], shares: tuple[float, ...]
-) -> None:
+def test_a_name_gets_jobs_in_proportion_to_its_priority(runnable: tuple[str, ...], shares: tuple[float, ...]) -> None:
     draw = drawing({"p10": 10, "p3": 3, "p1": 1}, seed=2)
     for name in {"p10", "p3", "p1"} - set(runnable):
         draw.empty(name)

@@ -31,8 +31,7 @@ NOT_OURS = {
         " adds an entry once, and the key is only written for Go's pools"
     ),
     ("timeline", "idle_pool_13_s"): (
-        "when an idle Go pool polls; ours is woken by the store. What it writes at its start is in"
-        " pool_start_stop"
+        "when an idle Go pool polls; ours is woken by the store. What it writes at its start is in pool_start_stop"
     ),
 }
 

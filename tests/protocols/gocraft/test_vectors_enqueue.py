@@ -115,9 +115,7 @@ async def test_a_namespace_gets_one_colon(
 
 
 @golden("enqueue", "ns_empty")
-async def test_no_namespace_gives_no_prefix(
-    vector: Vector, url: str, server: EmbeddedServer, clock: FakeClock
-) -> None:
+async def test_no_namespace_gives_no_prefix(vector: Vector, url: str, server: EmbeddedServer, clock: FakeClock) -> None:
     raw = redis.asyncio.Redis(unix_socket_path=str(server.socket), db=7, protocol=2)
     app = App(f"{url}?db=7", namespace="", clock=clock)
     space = Keyspace(raw, "", clock, shown="")

@@ -10,7 +10,8 @@ import json
 import re
 
 import pytest
-from keyspace import FakeClock, Held, Keyspace, State, eventually, golden, holding, poke, state, working
+from keyspace import FakeClock, Held, Keyspace, State, golden, holding, poke, state, working
+from tests.support import eventually
 from vectors import Vector
 
 from packhorse import App, ConfigError
@@ -34,7 +35,8 @@ class Watch:
 
 
 @pytest.fixture
-def reaper(vector: Vector, link: Link, keys: Keys) -> Watch:
+def reaper(request: pytest.FixtureRequest, link: Link, keys: Keys) -> Watch:
+    vector = request.getfixturevalue("vector") if "vector" in request.fixturenames else {}
     listed = re.findall(r"job types \[(.*)\]", vector.get("go_call", ""))
     return Watch(link, keys, set(" ".join(listed).split()), FakeClock())
 
@@ -151,6 +153,29 @@ async def test_a_job_that_holds_its_lock_was_not_done(vector: Vector, reaper: Wa
     await reaper.watch(10)
     assert len(await space.items("jobs:wat")) == 1
     assert await space.members("dead") == []
+
+
+async def test_a_pool_that_signed_off_is_not_taken_for_dead(
+    reaper: Watch, space: Keyspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    await space.raw.sadd(space.key("worker_pools"), "other")
+    await space.raw.hset(space.key("worker_pools:other"), "heartbeat_at", space.clock.start)
+    await space.raw.lpush(space.key("jobs:wat:other:inprogress"), J1)
+    await reaper.watch(5)
+    await space.raw.delete(
+        space.key("worker_pools"), space.key("worker_pools:other"), space.key("jobs:wat:other:inprogress")
+    )
+    await reaper.watch(10)
+    assert caplog.messages == []
+
+
+async def test_queues_that_look_like_lists_of_pools_are_left_alone(reaper: Watch, space: Keyspace) -> None:
+    for name in ("x:inprogress", "x:y:inprogress"):
+        await space.raw.lpush(space.key(f"jobs:{name}"), J1)
+        await space.raw.sadd(space.key("known_jobs"), name)
+    await reaper.watch(10)
+    assert await space.items("jobs:x:inprogress") == await space.items("jobs:x:y:inprogress") == [J1.encode()]
+    assert await space.items("jobs:x") == []
 
 
 # With pools that run.

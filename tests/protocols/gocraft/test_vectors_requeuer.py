@@ -80,19 +80,13 @@ def theirs(vector: Vector) -> str:
 
 
 @golden("requeuer", "unknown_to_dead", quirk=5)
-async def test_a_name_that_this_pool_does_not_know_stays(
-    vector: Vector, requeue: Pass, space: Keyspace
-) -> None:
+async def test_a_name_that_this_pool_does_not_know_stays(vector: Vector, requeue: Pass, space: Keyspace) -> None:
     """Go declares it dead, even when another pool would run it."""
     assert await requeue.run() == 1
     unknown, foo = requeue.before["ns:scheduled"]
     moved = foo["member"].replace('"t":1700000000', '"t":<T>')
-    assert json.loads(moved.replace("<T>", "0")) == json.loads(
-        state(vector)["ns:jobs:foo"][0].replace("<T>", "0")
-    )
-    await space.becomes(
-        State([]).having("ns:scheduled", "zset", [unknown]).having("ns:jobs:foo", "list", [moved])
-    )
+    assert json.loads(moved.replace("<T>", "0")) == json.loads(state(vector)["ns:jobs:foo"][0].replace("<T>", "0"))
+    await space.becomes(State([]).having("ns:scheduled", "zset", [unknown]).having("ns:jobs:foo", "list", [moved]))
 
 
 @golden("requeuer", "unknown_to_dead", quirk=5)
@@ -109,9 +103,7 @@ async def test_a_pool_that_has_the_handler_takes_the_job_back_from_dead(
 ) -> None:
     await space.plant(state(vector).without("ns:jobs:foo"))
     assert await Rescuer(link, keys, frozenset({"wat"}), space.clock).rescue() == 1
-    await space.becomes(
-        State([]).having("ns:jobs:wat", "list", ['{"name":"wat","id":"sched1","t":<T>,"args":null}'])
-    )
+    await space.becomes(State([]).having("ns:jobs:wat", "list", ['{"name":"wat","id":"sched1","t":<T>,"args":null}']))
 
 
 # What Go's requeuers lose, or stop at: vector -> what the dead job must say.
@@ -134,9 +126,7 @@ async def test_a_member_that_is_no_job_is_kept_in_dead_and_stops_nothing(
     await requeue.run()
     bad, *later = [item["member"] for item in requeue.before["ns:scheduled"]]
     assert await space.members("scheduled") == []
-    assert [job["args"] for job in map(json.loads, await space.items("jobs:wat"))] == [{"later": 1}] * len(
-        later
-    )
+    assert [job["args"] for job in map(json.loads, await space.items("jobs:wat"))] == [{"later": 1}] * len(later)
     ((kept, score),) = await space.members("dead")
     assert score == space.clock.start
     assert codec.unwrapped(kept) == bad.encode()

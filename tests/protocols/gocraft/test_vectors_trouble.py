@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from keyspace import FakeClock, Keyspace, eventually, golden, holding, poke, state, working
+from keyspace import FakeClock, Keyspace, golden, holding, poke, state, working
+from tests.support import eventually
 from vectors import Vector
 
 from packhorse import App, ConfigError, Job
@@ -171,7 +172,7 @@ async def test_a_job_whose_fetch_was_never_answered_is_put_back_and_runs(
         await auditor.put_back_orphans()
         await auditor.put_back_orphans()
         await eventually(lambda: seen == [(None, 0)])
-        await eventually(lambda: space.raw.hget(space.key("jobs:wat:lock_info"), me), equals=b"0")
+        await space.gets("jobs:wat:lock_info", me, b"0")
         assert await space.raw.get(space.key("jobs:wat:lock")) == b"0"
     wanted = state(vector, "pool stopped").without("ns:jobs:wat:<POOL_1>:inprogress", "ns:jobs:wat:lock_info")
     await space.becomes(wanted.having("ns:jobs:wat:lock", "string", "0"))

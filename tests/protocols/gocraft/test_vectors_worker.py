@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from keyspace import FakeClock, Keyspace, State, eventually, golden, holding, nothing, poke, state, working
+from keyspace import FakeClock, Keyspace, State, golden, holding, nothing, poke, state, working
+from tests.support import eventually
 from vectors import Vector
 
 from packhorse import App
@@ -113,6 +114,19 @@ async def test_a_check_in_ends_with_its_job(vector: Vector, still_app: App, spac
         fields = [field for field in wanted["ns:worker:<WORKER_1>"] if not field[0].startswith("checkin")]
         await space.becomes(wanted.having("ns:worker:<WORKER_1>", "hash", fields, ttl=86400))
         held.let_go()
+
+
+async def test_each_job_of_a_slot_is_observed(still_app: App, space: Keyspace) -> None:
+    held = holding(still_app)
+    for n in range(5):
+        await still_app.client.enqueue_async("wat", {"n": n})
+    async with working(still_app, space, concurrency=1) as pool:
+        worker = f"worker:{pool.record.worker_ids[0]}"
+        for n in range(5):
+            await held.has_started(n + 1)
+            poke(pool, Observer)
+            await space.gets(worker, "args", b'{"n":%d}' % n)
+            held.let_go()
 
 
 async def test_what_runs_lies_in_the_list_with_the_newest_at_its_head(still_app: App, space: Keyspace) -> None:

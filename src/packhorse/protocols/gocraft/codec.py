@@ -27,8 +27,6 @@ MAX_DEPTH = 100
 MAX_READ_DEPTH = 1000
 MAX_PAYLOAD = 1 << 20
 MAX_ERROR_TEXT = 64 << 10
-#: Levels at which Redis' cjson gives up, and with it Go's movers.
-MAX_CJSON_DEPTH = 1000
 #: Undecodable payloads up to this size are kept whole inside the dead set.
 MAX_RAW_KEPT = 1 << 20
 
@@ -191,7 +189,7 @@ def stamped(raw: bytes, now: int) -> bytes:
 
 def dangerous(raw: bytes) -> str | None:
     """Why Go's movers would lose this payload or stop at it if it lay in retry or scheduled, or None (quirks 3)."""
-    if gojson.depth_exceeds(raw, MAX_CJSON_DEPTH):
+    if gojson.depth_exceeds(raw, MAX_READ_DEPTH):
         return "nested too deeply"
     try:
         msgspec.json.decode(raw)

@@ -79,6 +79,8 @@ class GocraftConsumer(Consumer):
         }
         self._notice = _notices(keys, self._names)
         self._surveyed_at = -math.inf
+        #: Names that somebody wrote to while an exchange was on the wire: its answer may be older than that.
+        self._noticed: set[str] = set()
         self._watching = 0
         self._unwatchable = False
         self._services = self._make_services()
@@ -172,6 +174,7 @@ class GocraftConsumer(Consumer):
         for key in keys:
             name, always = self._notice.get(key, ("", False))
             if name and (always or name in self._draw.blocked):
+                self._noticed.add(name)
                 nudge |= self._draw.mark(name)
         if nudge:
             self._view.nudge()
@@ -206,6 +209,7 @@ class GocraftConsumer(Consumer):
         asked = self._draw.pick(want.total) if want is not None and want.total > 0 else []
         if want is not None and asked:
             commands.append(self._fetch_command(asked, want))
+        self._noticed.clear()
         try:
             replies = await self._link.call(*commands)
         except ReplyLost:
@@ -252,9 +256,9 @@ class GocraftConsumer(Consumer):
             if isinstance(state, bytes):
                 log.error("queue %r cannot be fetched: %s", name, state.decode("utf-8", "replace"))
                 self._draw.block(name, now + WRONG_TYPE_RECHECK)
-            elif left == 0:
+            elif left == 0 and name not in self._noticed:
                 self._draw.empty(name)
-            elif state:
+            elif state and name not in self._noticed:
                 self._draw.block(name, now + (PAUSED_RECHECK if state == 1 else LIMIT_RECHECK))
             for raw in payloads:
                 delivery = _delivery(name, raw)

@@ -44,6 +44,8 @@ class Reaper(Service):
         self._scanned_at = float("-inf")
         #: pool -> names of its in-progress lists at the last scan
         self._lists: dict[str, set[str]] = {}
+        #: Those that nobody lists as pools.
+        self._strays: set[str] = set()
 
     async def run_once(self) -> float:
         pools = {m.decode("utf-8", "replace") for m in await self._link.one("SMEMBERS", self._keys.worker_pools)}
@@ -51,7 +53,8 @@ class Reaper(Service):
         if now - self._scanned_at >= SCAN_EVERY:
             self._scanned_at = now
             self._lists = await self._pools_with_lists()
-        pools |= self._lists.keys()
+            self._strays = self._lists.keys() - pools
+        pools |= self._strays
         pools.discard(self._own)
         for gone in self._seen.keys() - pools:
             del self._seen[gone]
@@ -78,18 +81,21 @@ class Reaper(Service):
         moved = await reap_pool(self._link, self._keys, pool, beat, names, "head", self._clock)
         if moved >= 0:
             log.warning("pool %s is dead; %d of its jobs are back in their queues", pool, moved)
-            self._lists.pop(pool, None)
+            self._strays.discard(pool)
 
     async def _pools_with_lists(self) -> dict[str, set[str]]:
         """Names of the in-progress lists of each pool, whether anybody lists it as a pool or not (quirks 7)."""
         found: dict[str, set[str]] = {}
+        # A Go program may have a job named `x:y:inprogress`.
+        queues = {self._keys.jobs.encode() + name for name in await self._link.one("SMEMBERS", self._keys.known_jobs)}
         cursor = b"0"
         pattern = f"{_escaped(self._keys.jobs)}*:inprogress"
         while True:
             cursor, page = await self._link.one("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-            for key in page:
-                name, pool, _ = key.decode("utf-8", "replace").removeprefix(self._keys.jobs).rsplit(":", 2)
-                found.setdefault(pool, set()).add(name)
+            for key in set(page) - queues:
+                name, *rest = key.decode("utf-8", "replace").removeprefix(self._keys.jobs).rsplit(":", 2)
+                if len(rest) == 2:
+                    found.setdefault(rest[0], set()).add(name)
             if cursor == b"0":
                 return found
 
