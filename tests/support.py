@@ -96,8 +96,8 @@ Command = list[bytes]
 class RespProxy:
     """Stands between clients and a server on a unix socket, and understands just enough to count replies.
 
-    `lose(when)`: the next reply to a command for which `when` is true is not passed on; the connection ends instead, after
-    the server has carried the command out. `slow(least, most)`: each reply waits that long. `commands` is the log.
+    `lose(when)`: the next reply to a command for which `when` is true is not passed on; the connection ends instead,
+    after the server has carried the command out. `slow(least, most)`: each reply waits that long. `commands` is the log.
     """
 
     def __init__(self, upstream: str, path: str) -> None:
@@ -151,9 +151,7 @@ class RespProxy:
                 end.transport.abort()
             await asyncio.gather(forward, return_exceptions=True)
 
-    async def _forward(
-        self, reader: asyncio.StreamReader, up: asyncio.StreamWriter, asked: list[Command]
-    ) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, up: asyncio.StreamWriter, asked: list[Command]) -> None:
         rest = b""
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(1 << 16):
@@ -169,9 +167,7 @@ class RespProxy:
                 up.write(data)
         up.close()
 
-    async def _answer(
-        self, up: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: list[Command]
-    ) -> None:
+    async def _answer(self, up: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: list[Command]) -> None:
         rest = b""
         while data := await up.read(1 << 16):
             rest += data

@@ -163,7 +163,7 @@ class RetryLater(Verdict):
     """Run this job again after `delay` seconds. Costs no attempt (a snooze)."""
 
     def __init__(self, delay: float = 0.0) -> None:
-        if delay < 0:
+        if not delay >= 0:
             raise ValueError(f"RetryLater: delay must be 0 or more seconds, not {delay!r}")
         super().__init__(f"again in {delay:g} s")
         self.delay = delay

@@ -13,11 +13,11 @@ from typing import Any
 
 import pebble.common.types
 import pytest
+from tests.engine import process_jobs
+from tests.support import Books, eventually
 
 from packhorse import App, GiveUp, Job, JobFunction, RetryLater
 from packhorse.engine.pool import WorkerPool
-from tests.engine import process_jobs
-from tests.support import Books, eventually
 
 LOST = "WorkerLost: the process running job 'tried' was lost: exit code "
 
@@ -131,9 +131,7 @@ async def test_a_process_that_dies_idle_is_replaced(app: App, books: Books, tmp_
 
 
 @pytest.mark.parametrize("how", ["sleeps", "sleeps and does not listen"])
-async def test_a_process_past_its_timeout_is_killed(
-    how: str, app: App, books: Books, tmp_path: Path
-) -> None:
+async def test_a_process_past_its_timeout_is_killed(how: str, app: App, books: Books, tmp_path: Path) -> None:
     tried = process_job(app, timeout=0.1)
     go_on = after(app, books, tmp_path)
     async with app.worker(concurrency=1):
@@ -141,9 +139,7 @@ async def test_a_process_past_its_timeout_is_killed(
         await tried.options(id="slow").enqueue_async(how=how)
         await settled(books, "tried")
         await go_on()
-    assert await found(books) == {
-        "slow": ("retry", "JobTimeout: job 'tried' ran longer than its timeout of 0.1 s")
-    }
+    assert await found(books) == {"slow": ("retry", "JobTimeout: job 'tried' ran longer than its timeout of 0.1 s")}
 
 
 @pytest.mark.parametrize("how", ["sleeps", "sleeps and does not listen"])

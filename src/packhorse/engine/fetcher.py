@@ -32,7 +32,7 @@ class Fetcher:
         self.in_flight: list[Settlement] = []
         self._finishing = False
         self._nudged = False
-        self._put_off = 0
+        self._put_off: dict[int, list[Settlement]] = {}
         self._signal = asyncio.Event()
         self._failures = 0
         self._repeating = False
@@ -77,7 +77,7 @@ class Fetcher:
             self.in_flight = []
             self._failures, self._repeating = 0, False
             if result.refused:
-                self._put_off += 1
+                self._put_off[id(result.refused)] = result.refused
                 asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._again, executor, result.refused)
             if want is not None:
                 # A nudge that came while this was on the wire may be about jobs that it did not see.
@@ -86,9 +86,16 @@ class Fetcher:
                 self.dry = False
             if result.deliveries:
                 executor.feed(result.deliveries)
+                if not self.accepting:
+                    executor.hand_back_waiting()  # they were on their way when the pool became quiet
+
+    @property
+    def unsettled(self) -> list[Settlement]:
+        """What has ended and is not yet written: on the wire, or put off because the store refused it."""
+        return [*self.in_flight, *(settlement for refused in self._put_off.values() for settlement in refused)]
 
     def _again(self, executor: Executor, refused: list[Settlement]) -> None:
-        self._put_off -= 1
+        del self._put_off[id(refused)]
         executor.outcomes += refused
         self._signal.set()
 

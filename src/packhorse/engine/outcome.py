@@ -6,6 +6,7 @@ Called once per job by the executor; pure but for the jitter.
 from __future__ import annotations
 
 import logging
+import math
 import random
 
 from packhorse.errors import GiveUp, RetryLater
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 NO_HANDLER = Dead("stray job: no handler")
 MAX_BACKOFF = 86_400.0
+#: Ten years: a stamp that every reader of the set can hold.
+LONGEST_DELAY = 315_360_000.0
 
 
 def decide(handler: Handler, job: Job, error: BaseException | None, now: float) -> Outcome:
@@ -24,7 +27,7 @@ def decide(handler: Handler, job: Job, error: BaseException | None, now: float) 
     if error is None:
         return DONE
     if isinstance(error, RetryLater):
-        return Again(now + error.delay, None)
+        return Again(now + _bounded(error.delay), None)
     text = error_text(error)
     if isinstance(error, GiveUp):
         return Dead(text)
@@ -56,7 +59,14 @@ def _backoff(handler: Handler, job: Job) -> float:
     if handler.options.backoff is None:
         return default_backoff(job.fails)
     try:
-        return float(handler.options.backoff(job))
-    except Exception:
+        return _bounded(float(handler.options.backoff(job)))
+    except BaseException:
         log.exception("backoff of job %r failed; using the default", handler.name)
         return default_backoff(job.fails)
+
+
+def _bounded(delay: float) -> float:
+    """A delay that can be written down: no NaN, not before now, at most `LONGEST_DELAY`."""
+    if math.isnan(delay):
+        raise ValueError("a delay must be a number of seconds, not NaN")
+    return min(max(delay, 0.0), LONGEST_DELAY)

@@ -141,8 +141,14 @@ class WorkerPool(WorkerView):
         await self.stop()
 
     async def drain(self) -> None:
-        """Return when a fetch found nothing to run and nothing runs. The pool keeps running."""
-        while not (self._fetcher.dry and not self._executor.busy and not self._fetcher.in_flight):
+        """Return when a fetch found nothing to run (or the pool is quiet) and nothing runs. The pool keeps running."""
+        self._fetcher.nudge()  # what it knows may be older than what was enqueued just before this call
+        while (
+            (self._fetcher.accepting and not self._fetcher.dry)
+            or self._executor.busy
+            or self._executor.outcomes
+            or self._fetcher.unsettled
+        ):
             if self._task is None or self._task.done():
                 return
             await asyncio.sleep(0.01)
@@ -157,7 +163,7 @@ class WorkerPool(WorkerView):
         found: dict[str, list[bytes]] = {}
         for delivery in self._executor.held():
             found.setdefault(delivery.queue, []).append(delivery.raw)
-        for delivery, _ in self._fetcher.in_flight:
+        for delivery, _ in self._fetcher.unsettled:
             found.setdefault(delivery.queue, []).append(delivery.raw)
         return found
 

