@@ -97,7 +97,7 @@ class RespProxy:
     """Stands between clients and a server on a unix socket, and understands just enough to count replies.
 
     `lose(when)`: the next reply to a command for which `when` is true is not passed on; the connection ends instead,
-    after the server has carried the command out. `slow(least, most)`: each reply waits that long. `commands` is the log.
+    after the server has carried the command out. `slow(least, most)`: each reply waits. `commands` is the log.
     """
 
     def __init__(self, upstream: str, path: str) -> None:

@@ -19,8 +19,7 @@ from packhorse.job import Job
 from packhorse.protocols.base import NewJob, Receipt, WireProtocol
 from packhorse.protocols.gocraft import Gocraft
 from packhorse.registry import Backoff, Handler, Options, Registry, RetryPolicy, kind_of
-from packhorse.settings import WorkerSettings
-from packhorse.store import StoreSettings
+from packhorse.settings import StoreSettings, WorkerSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+from packhorse.clock import SYSTEM_CLOCK
 from packhorse.errors import ConfigError, StoreUnavailable
 
 START_SECONDS = 15.0
@@ -93,8 +94,8 @@ class EmbeddedServer:
 
     def _wait_until_ready(self, log_file: Path) -> None:
         assert self._process is not None
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
+        end = SYSTEM_CLOCK.monotonic() + START_SECONDS
+        while SYSTEM_CLOCK.monotonic() < end:
             if self._process.poll() is not None:
                 tail = log_file.read_text(errors="replace").strip().splitlines()[-3:]
                 raise StoreUnavailable(f"the embedded server did not start: {' / '.join(tail)} (see {log_file})")

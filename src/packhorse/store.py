@@ -14,9 +14,8 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import hiredis
 import redis.exceptions as rex
@@ -24,7 +23,8 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.backoff import NoBackoff
 
-from packhorse.errors import ConfigError, ReplyLost, StoreError, StoreRefused, StoreUnavailable, StoreUnfit
+from packhorse.errors import ConfigError, ReplyLost, StoreRefused, StoreUnavailable, StoreUnfit
+from packhorse.settings import StoreSettings, masked
 
 try:  # redis-py 7 and later has its own retry class for asyncio
     from redis.asyncio.retry import Retry
@@ -38,12 +38,6 @@ Reply = Any
 
 OLDEST_SERVER = (6, 2)
 SCRIPT_FLAGS_SINCE = (7, 0)
-
-
-def masked(url: str) -> str:
-    """The URL without its passwords, for messages and logs. Hides more rather than less when it is malformed."""
-    start = r"(//[^:@/]*)" if "//" in url else r"^([^:@/]*)"
-    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub(start + ":.*@", r"\1:***@", url))
 
 
 class Script:
@@ -68,43 +62,6 @@ class Script:
     def form(self, flags: bool) -> tuple[str, str]:
         """(text, sha1) for servers with or without script flags."""
         return self._forms[1 if flags else 0]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreSettings:
-    """Where the store is. `options` go to redis-py's connection (ssl_ca_certs, username, ...)."""
-
-    url: str
-    timeout: float = 5.0
-    connect_timeout: float = 5.0
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            _ = parts.port
-        except ValueError:
-            # The reason that urlsplit gives can be a piece of the password.
-            raise ConfigError(
-                f"url: {masked(self.url)!r} has no host or port that can be read; use redis://host:6379/0, and "
-                "percent-encode what is special in a password (@ is %40, / is %2F, # is %23)"
-            ) from None
-        if parts.scheme not in {"redis", "rediss", "unix"}:
-            raise ConfigError(
-                f"url: {masked(self.url)!r} does not begin with redis://, rediss:// or unix://; "
-                "an example: redis://localhost:6379/0"
-            )
-        if parts.scheme == "unix" and not parts.path:
-            raise ConfigError(
-                f"url: {masked(self.url)!r} names no socket; an example: unix:///run/redis.sock"
-            )
-        database = parts.path.strip("/")
-        if parts.scheme != "unix" and database and not database.isdecimal():
-            raise ConfigError(
-                f"url: {masked(self.url)!r}: the database must be a number, as in redis://localhost:6379/0"
-            )
-        if self.timeout <= 0 or self.connect_timeout <= 0:
-            raise ConfigError(f"timeout: must be more than 0 seconds, not {self.timeout!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,17 +363,3 @@ def _server_info(text: str) -> ServerInfo:
     if fields.get("aof_enabled") == "0":
         warnings.append("appendonly is off: a crash of the server can lose acknowledged jobs; set appendonly yes")
     return ServerInfo(product, (version[0], version[1], version[2]), tuple(warnings))
-
-
-__all__ = [
-    "Command",
-    "Link",
-    "Reply",
-    "Script",
-    "ServerInfo",
-    "Store",
-    "StoreError",
-    "StoreSettings",
-    "masked",
-    "raise_refused",
-]

@@ -25,7 +25,8 @@ from packhorse.cli.output import document, note, table
 from packhorse.cli.target import own_url
 from packhorse.clock import SYSTEM_CLOCK
 from packhorse.embedded import EmbeddedServer
-from packhorse.store import Store, StoreSettings, masked
+from packhorse.settings import StoreSettings, masked
+from packhorse.store import Store
 
 HELP = """Measure this machine: enqueueing (one by one, 100 callers at once, in bulk) and running no-op jobs.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from packhorse.app import App
 from packhorse.cli.output import note, plain, write
-from packhorse.store import masked
+from packhorse.settings import masked
 
 
 def place(app: App) -> str:

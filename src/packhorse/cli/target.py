@@ -22,7 +22,7 @@ from packhorse.cli.faults import Fault, nearest
 from packhorse.cli.options import Given
 from packhorse.cli.output import note
 from packhorse.errors import ConfigError
-from packhorse.store import masked
+from packhorse.settings import masked
 
 DEFAULT_ATTRIBUTE = "app"
 PACKAGE = Path(packhorse.__file__).parent

@@ -24,8 +24,7 @@ from packhorse.cli.options import Duration, Given, connection_options_with
 from packhorse.cli.reload import run_reloading, under_reloader
 from packhorse.cli.target import open_apps
 from packhorse.engine.supervisor import Supervisor
-from packhorse.settings import WorkerSettings
-from packhorse.store import masked
+from packhorse.settings import WorkerSettings, masked
 
 log = logging.getLogger(__name__)
 

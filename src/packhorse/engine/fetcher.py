@@ -75,7 +75,7 @@ class Fetcher:
             for delivery in result.lost:
                 self._report_lost(delivery.job, executor)
             self.in_flight = []
-            self._failures, self._repeating = 0, False
+            self._repeating = False
             if result.refused:
                 self._put_off[id(result.refused)] = result.refused
                 asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._again, executor, result.refused)

@@ -101,6 +101,8 @@ class Exchanged:
     refused: list[Settlement] = field(default_factory=list)
     #: True when there is nothing more to take at the moment.
     dry: bool = True
+    #: Why nothing could be taken, although the settlements were heard.
+    refusal: StoreError | None = None
 
 
 @dataclass(frozen=True, slots=True)

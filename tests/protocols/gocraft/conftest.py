@@ -11,7 +11,8 @@ from keyspace import FakeClock, Keyspace
 from packhorse import App
 from packhorse.protocols.gocraft.admin import GocraftInspector
 from packhorse.protocols.gocraft.keys import Keys
-from packhorse.store import Link, Store, StoreSettings
+from packhorse.settings import StoreSettings
+from packhorse.store import Link, Store
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from packhorse.protocols.gocraft import admin
 from packhorse.protocols.gocraft.admin import GocraftInspector
 from packhorse.protocols.gocraft.keys import Keys
 from packhorse.protocols.inspect import Filter, JobRow, State
-from packhorse.store import Reply, Store, StoreSettings
+from packhorse.settings import StoreSettings
+from packhorse.store import Reply, Store
 
 #: Payloads that are no jobs, with what can be read of them all the same.
 DEEP = b'{"name":"wat","id":"deep","t":1,"args":{"a":' + b"[" * 3000 + b"]" * 3000 + b"}}"

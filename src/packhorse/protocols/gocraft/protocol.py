@@ -30,7 +30,8 @@ from packhorse.protocols.gocraft.keys import Keys
 from packhorse.protocols.gocraft.periodic import fire_times
 from packhorse.protocols.gocraft.reaper import reap_pool
 from packhorse.protocols.inspect import Inspector
-from packhorse.store import Command, Reply, Store, StoreSettings
+from packhorse.settings import StoreSettings
+from packhorse.store import Command, Reply, Store
 
 log = logging.getLogger(__name__)
 
