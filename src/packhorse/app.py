@@ -12,7 +12,7 @@ from packhorse.admin import Admin
 from packhorse.client import Client, new_id
 from packhorse.clock import SYSTEM_CLOCK, Clock
 from packhorse.engine.board import Board
-from packhorse.engine.executor import Middleware
+from packhorse.engine.chain import Middleware
 from packhorse.engine.pool import WorkerPool
 from packhorse.errors import ArgumentsError, ConfigError
 from packhorse.job import Job

@@ -6,10 +6,12 @@ in one step. Made at import time of the user's module, frozen when a pool starts
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
+import itertools
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from enum import Enum
 from typing import Any
 
@@ -67,8 +69,8 @@ class Handler:
     """A function that runs jobs of one name, with its options."""
 
     __slots__ = (
-        "_all_names", "_bind_args", "_forgiving", "_rest_name", "_signature", "fn", "kind", "name", "options", "target", "timeout",
-        "wants_job",
+        "_all_names", "_bind_args", "_forgiving", "_rest_name", "_signature", "fn", "kind", "name", "options", "target",
+        "timeout", "wants_job",
     )  # fmt: skip
 
     def __init__(self, name: str, fn: Callable[..., Any], kind: Kind, options: Options) -> None:
@@ -151,6 +153,10 @@ class Registry:
 
 def kind_of(fn: Callable[..., Any], asked: str | None) -> Kind:
     """The kind of a handler: async functions are coroutines, others run in threads unless told otherwise."""
+    if not callable(fn) or inspect.isclass(fn) or not hasattr(fn, "__qualname__"):
+        raise ConfigError(f"a handler must be a function, not {fn!r}; call it from one")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise ConfigError(f"{fn.__qualname__} is a generator: calling it would run nothing; remove its yield")
     is_async = inspect.iscoroutinefunction(fn)
     if asked is None:
         return Kind.COROUTINE if is_async else Kind.THREAD
@@ -176,11 +182,9 @@ _Reader = Callable[["bytes | msgspec.Raw"], _Call]
 
 def _reader(name: str, fn: Callable[..., Any]) -> tuple[bool, inspect.Signature, _Reader, _Reader]:
     """(takes the Job first, signature without it, strict reader, forgiving reader) of a handler's arguments."""
-    if not callable(fn) or inspect.isclass(fn):
-        raise ConfigError(f"job {name!r}: the handler must be a function, not {fn!r}")
     signature = inspect.signature(fn)
     try:
-        hints = typing.get_type_hints(fn)
+        hints = typing.get_type_hints(fn, include_extras=True)
     except NameError as exc:
         raise ConfigError(
             f"job {name!r}: an annotation of {fn.__qualname__} cannot be read ({exc}); import the name at run "
@@ -259,7 +263,7 @@ def _struct_reader(
 
     def forgiving(raw: bytes | msgspec.Raw) -> _Call:
         plain = _mended(msgspec.json.decode(raw) or {}, {p.name: hints.get(p.name, Any) for p in parameters})
-        return split(msgspec.convert(plain, struct))
+        return split(msgspec.convert(plain, struct, str_keys=True))
 
     return strict, forgiving
 
@@ -276,7 +280,7 @@ def _open_reader(
         plain = msgspec.json.decode(raw, type=dict[str, Any] | None) or {}
         if mend:
             plain = _mended(plain, {p.name: hints.get(p.name, Any) for p in named})
-        values = msgspec.structs.astuple(msgspec.convert(plain, struct))
+        values = msgspec.structs.astuple(msgspec.convert(plain, struct, str_keys=True))
         return (), {**plain, **dict(zip(names, values, strict=True))}
 
     return functools.partial(read, mend=False), functools.partial(read, mend=True)
@@ -290,19 +294,41 @@ def _mended(plain: Any, hints: Mapping[str, Any]) -> Any:
 
 
 def _mend(value: Any, hint: Any) -> Any:
-    origin = typing.get_origin(hint) or hint
-    options = typing.get_args(hint) if origin is typing.Union or isinstance(hint, _UNION) else (hint,)
-    origins = {typing.get_origin(option) or option for option in options}
+    options = typing.get_args(hint) if _bare(hint) is typing.Union or isinstance(hint, _UNION) else (hint,)
+    origins = {_bare(option) for option in options}
     if value == {} and isinstance(value, dict) and not origins & {dict, Any}:
-        return [] if origins & {list, tuple, set, frozenset} else value
+        return [] if origins & _LISTS else value
     if isinstance(value, float) and value.is_integer() and int in origins and float not in origins:
         return int(value)
-    inner = typing.get_args(hint)
-    if isinstance(value, list) and origin is list and inner:
-        return [_mend(item, inner[0]) for item in value]
-    if isinstance(value, dict) and origin is dict and len(inner) == 2:
-        return {key: _mend(item, inner[1]) for key, item in value.items()}
+    if not isinstance(value, list | dict):
+        return value
+    for option in options:
+        origin, inner = _bare(option), typing.get_args(option)
+        if isinstance(value, list) and origin in _LISTS and inner:
+            one_each = origin is tuple and inner[-1] is not ...
+            hints = inner if one_each else itertools.repeat(inner[0], len(value))
+            return [_mend(item, each) for item, each in itertools.zip_longest(value, hints)][: len(value)]
+        if isinstance(value, dict) and origin is dict and len(inner) == 2:
+            return {key: _mend(item, inner[1]) for key, item in value.items()}
+        if isinstance(value, dict) and (fields := _fields(origin)):
+            return _mended(value, fields)
     return value
 
 
+def _bare(hint: Any) -> Any:
+    """`list` for `list[int]`, `int` for `Annotated[int, ...]`."""
+    origin = typing.get_origin(hint)
+    return _bare(hint.__origin__) if origin is typing.Annotated else origin or hint
+
+
+def _fields(kind: Any) -> Mapping[str, Any]:
+    """Name on the wire -> annotation, for classes that become JSON objects."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    if dataclasses.is_dataclass(kind) or typing.is_typeddict(kind):
+        return typing.get_type_hints(kind)
+    return {}
+
+
 _UNION = type(int | str)
+_LISTS = {list, tuple, set, frozenset, Sequence, Collection, Set}

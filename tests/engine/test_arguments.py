@@ -6,10 +6,10 @@ import datetime as dt
 import functools
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pytest
@@ -28,6 +28,11 @@ class Color(Enum):
 class Point:
     x: int
     y: float = 0.5
+
+
+class Tagged(TypedDict, total=False):
+    tags: list[str]
+    size: int
 
 
 class Order(msgspec.Struct):
@@ -59,6 +64,11 @@ def points(value: list[Point]) -> None: ...
 def an_order(value: Order) -> None: ...
 def maybe_int(value: int | None) -> None: ...
 def maybe_ints(value: list[int] | None) -> None: ...
+def maybe_lists(value: list[list[int]] | None) -> None: ...
+def a_typed_dict(value: Tagged) -> None: ...
+def tuples(value: list[tuple[int, list[int]]]) -> None: ...
+def numbered_lists(value: dict[int, list[int]]) -> None: ...
+def a_sequence(value: Sequence[int]) -> None: ...
 def int_or_text(value: int | str) -> None: ...
 def literal(value: Literal["a", "b"]) -> None: ...
 def some_bytes(value: bytes) -> None: ...
@@ -91,7 +101,7 @@ BAD: list[tuple[Handler, Any, str]] = [
     (a_bool, 1, "Expected `bool`, got `int`"),
     (ints, ["a"], "Expected `int`, got `str`"),
     (ints, {"a": 1}, "Expected `array`, got `object`"),
-    (a_tuple, (1,), "Expected `array` of length 2, got 1"),
+    (a_tuple, (1,), "Expected `array` of length 2"),
     (a_dict, {"a": "b"}, "Expected `int`, got `str`"),
     (a_time, "yesterday", "Invalid RFC3339 encoded datetime"),
     (a_uuid, "12345", "Invalid UUID"),
@@ -165,6 +175,13 @@ MANGLED: list[tuple[Handler, str, Any]] = [
     (untyped, "1e+14", 1e14),
     (an_order, f'{{"id":"{ID}","lines":{{}}}}', Order(ID, [])),
     (a_point, '{"x":1e+14,"y":1}', Point(10**14, 1.0)),
+    (maybe_lists, "[{}]", [[]]),
+    (a_typed_dict, '{"tags":{},"size":1e+14}', {"tags": [], "size": 10**14}),
+    (a_tuple, '[1e+14,"a"]', (10**14, "a")),
+    (tuples, "[[1.0,{}]]", [(1, [])]),
+    (at_least_one, "1e+14", 10**14),
+    (numbered_lists, '{"5":{}}', {5: []}),
+    (a_sequence, "{}", []),
 ]
 
 
@@ -184,6 +201,7 @@ def test_what_is_really_wrong_is_not_mended(fn: Handler, text: str) -> None:
 
 def defaults(a: int, b: str = "bee", *, c: list[int] | None = None, d: int = 4) -> None: ...
 def rest(a: int, b: int = 2, **others: Any) -> None: ...
+def numbered_rest(a: dict[int, str], **others: Any) -> None: ...
 def none_at_all() -> None: ...
 def job_first(job: Job, a: int) -> None: ...
 def odd_names(self: int, raw: int, f0: str, name: str) -> None: ...
@@ -197,6 +215,7 @@ def odd_names(self: int, raw: int, f0: str, name: str) -> None: ...
         (defaults, (), {"c": [1], "a": 1}, {"a": 1, "c": [1]}, ((1, "bee"), {"c": [1], "d": 4})),
         (rest, (1,), {"z": 5}, {"a": 1, "z": 5}, ((), {"a": 1, "b": 2, "z": 5})),
         (rest, (), {"a": 1, "others": 5}, {"a": 1, "others": 5}, ((), {"a": 1, "b": 2, "others": 5})),
+        (numbered_rest, (), {"a": {5: "five"}, "z": 1}, {"a": {"5": "five"}, "z": 1}, ((), {"a": {5: "five"}, "z": 1})),
         (rest, (1, 3), {}, {"a": 1, "b": 3}, ((), {"a": 1, "b": 3})),
         (none_at_all, (), {}, None, ((), {})),
         (job_first, (1,), {}, {"a": 1}, ((1,), {})),
@@ -250,7 +269,7 @@ class Callee:
 def positional_only(a: int, /) -> None: ...
 def star(*a: int) -> None: ...
 def unreadable(a: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
-def unspeakable(a: Callee) -> None: ...
+def unspeakable(a: Point | Order) -> None: ...
 def generator(a: int) -> Any:
     yield a
 
@@ -262,8 +281,8 @@ async def async_generator(a: int) -> Any:
 @pytest.mark.parametrize(
     ("fn", "reason"),
     [
-        (positional_only, "cannot have the parameter 'a: int'"),
-        (star, "cannot have the parameter '*a: int'"),
+        (positional_only, "positional_only cannot have the parameter"),
+        (star, "star cannot have the parameter"),
         (unreadable, "an annotation of unreadable cannot be read"),
         (unspeakable, "a parameter's annotation cannot travel as JSON"),
         (generator, "is a generator"),
@@ -309,7 +328,7 @@ def test_a_process_cannot_import_what_is_inside_a_function() -> None:
 def test_two_handlers_cannot_have_one_name() -> None:
     app = App(namespace="never-connected")
     app.job(name="tried")(an_int)
-    with pytest.raises(ConfigError, match="registered twice: .*an_int and .*a_text; give one of them another name="):
+    with pytest.raises(ConfigError, match=r"registered twice: .*an_int and .*a_text; give one of them another name="):
         app.job(name="tried")(a_text)
 
 

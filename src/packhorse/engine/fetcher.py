@@ -88,6 +88,12 @@ class Fetcher:
                 executor.feed(result.deliveries)
                 if not self.accepting:
                     executor.hand_back_waiting()  # they were on their way when the pool became quiet
+            if result.refusal is None:
+                self._failures = 0
+            else:
+                self.dry = False
+                await self._back_off(result.refusal)
+                self._repeating = False
 
     @property
     def unsettled(self) -> list[Settlement]:

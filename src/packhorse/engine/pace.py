@@ -6,7 +6,7 @@ before a slot is free for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from packhorse.clock import tick
 from packhorse.protocols.base import Delivery
@@ -36,6 +36,11 @@ class Pace:
         self._since = self._last_end = tick()
         self._rate = 0.0
         self._mean_bytes = 200.0
+
+    @property
+    def measured(self) -> Collection[str]:
+        """Queues of which a handler has run here."""
+        return self._means.keys()
 
     def ran(self, queue: str, seconds: float) -> None:
         """A handler of this queue took so long."""

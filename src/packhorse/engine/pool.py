@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 
 from packhorse.clock import SYSTEM_CLOCK, Clock
 from packhorse.engine.board import Board
-from packhorse.engine.executor import Executor, Middleware, Stats
+from packhorse.engine.chain import Middleware
+from packhorse.engine.executor import Executor
 from packhorse.engine.fetcher import Fetcher
 from packhorse.engine.pulse import Pulse
+from packhorse.engine.slots import Stats
 from packhorse.errors import ConfigError, StoreError
 from packhorse.protocols.base import Observation, PoolRecord, QueueOptions, WireProtocol, WorkerView
 from packhorse.registry import Registry

@@ -16,6 +16,15 @@ from packhorse.clock import Clock, tick
 from packhorse.protocols.base import Delivery, Observation
 
 
+class Stats:
+    """What happened in this pool since it started."""
+
+    __slots__ = ("done", "failed", "lost", "returned")
+
+    def __init__(self) -> None:
+        self.done = self.failed = self.lost = self.returned = 0
+
+
 class Interruption(Enum):
     """Why a running job is stopped from outside."""
 

@@ -79,12 +79,13 @@ class Want:
     """How many jobs the engine can take now.
 
     `slots` = room to start at once; `prefetch` = how many more may wait in memory, and only from the queues in
-    `quick`, whose handlers are measured to be short.
+    `quick`, whose handlers are measured to be short. `measured` = queues of which anything has run yet.
     """
 
     slots: int
     prefetch: int = 0
     quick: Collection[str] = ()
+    measured: Collection[str] = ()
 
     @property
     def total(self) -> int:
