@@ -65,9 +65,7 @@ def main() -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="few systems, few jobs, one run: a smoke test for CI"
-    )
+    parser.add_argument("--quick", action="store_true", help="few systems, few jobs, one run: a smoke test for CI")
     parser.add_argument("--systems", type=_names, help="comma-separated rows; all by default")
     parser.add_argument("--runs", type=int, help="alternating runs, of which the median is shown (5)")
     parser.add_argument("--jobs", type=int, help="jobs of one run; slow systems take fewer (100000)")
@@ -95,9 +93,7 @@ def plan(options: argparse.Namespace) -> list[Column]:
     columns: list[Column] = []
     if "work" in options.measure:
         columns += [
-            Work(concurrency, processes)
-            for processes in options.processes
-            for concurrency in options.concurrency
+            Work(concurrency, processes) for processes in options.processes for concurrency in options.concurrency
         ]
     if "enqueue" in options.measure:
         columns += [Enqueue(mode) for mode in Mode]

@@ -75,7 +75,11 @@ async def names(server: Server, quick: bool) -> list[Row]:
             rates[count].append(await drain_rate(server, count, jobs))
     best = statistics.median(rates[1])
     return [
-        (f"{count} registered names", f"{statistics.median(r):,.0f} jobs/s ({statistics.median(r) / best:.2f})", "> 0.80")
+        (
+            f"{count} registered names",
+            f"{statistics.median(r):,.0f} jobs/s ({statistics.median(r) / best:.2f})",
+            "> 0.80",
+        )
         for count, r in rates.items()
     ]
 

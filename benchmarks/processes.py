@@ -100,9 +100,7 @@ def session_members(session: int) -> list[int]:
     return members
 
 
-def run(
-    command: Sequence[str], env: Mapping[str, str] | None = None, *, seconds: float, cwd: Path = ROOT
-) -> str:
+def run(command: Sequence[str], env: Mapping[str, str] | None = None, *, seconds: float, cwd: Path = ROOT) -> str:
     """Run a command to its end and return what it printed; `BenchError` when it fails or takes too long."""
     process = subprocess.Popen(
         command,

@@ -51,9 +51,7 @@ def as_text(systems: Sequence[System], columns: Sequence[Column], baseline: str)
         cells = [_cell(system, column, base) for column in columns]
         rows.append([system.name, "" if system.absent else grouped(system.jobs), *cells])
     notes = [_ratio_note(base, baseline), "", *(_about(system) for system in systems)]
-    errors = [
-        f"{system.name}, {title}: {error}" for system in systems for title, error in system.errors.items()
-    ]
+    errors = [f"{system.name}, {title}: {error}" for system in systems for title, error in system.errors.items()]
     return "\n".join([*_align(rows), "", *notes, *(["", "failed:", *errors] if errors else [])])
 
 

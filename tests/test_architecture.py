@@ -156,7 +156,7 @@ def test_the_hot_path_can_be_read_in_one_sitting() -> None:
     for node in ast.walk(ast.parse((ROOT / DECODER).read_text())):
         if isinstance(node, ast.FunctionDef) and node.name in DECODING:
             lines[node.name] = (node.end_lineno or 0) - node.lineno + 1
-    assert sum(lines.values()) < 500, lines
+    assert sum(lines.values()) <= 500, lines
 
 
 def test_importing_packhorse_starts_nothing() -> None:

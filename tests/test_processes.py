@@ -239,9 +239,7 @@ async def test_a_second_term_does_not_wait(fleet: Fleet, client: App) -> None:
     await worker.ended(timeout=30)
 
 
-async def test_quiet_takes_no_more_jobs(
-    fleet: Fleet, client: App, raw: redis.asyncio.Redis, namespace: str
-) -> None:
+async def test_quiet_takes_no_more_jobs(fleet: Fleet, client: App, raw: redis.asyncio.Redis, namespace: str) -> None:
     worker = fleet.worker()
     await client.client.enqueue_async("hold", {"seconds": 0.0})
     await worker.seen("end", 1)

@@ -21,8 +21,7 @@ async def noop() -> None:
 
 
 tasks = {
-    name: app.task(name=name)(noop)
-    for name in (f"job{number}" for number in range(int(os.environ["BENCH_NAMES"])))
+    name: app.task(name=name)(noop) for name in (f"job{number}" for number in range(int(os.environ["BENCH_NAMES"])))
 }
 
 

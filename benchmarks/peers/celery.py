@@ -21,9 +21,7 @@ class Celery(PythonPeer):
     name = "celery"
     package = "celery"
     app = "benchmarks.apps.celery_app"
-    setup = (
-        "--pool threads --concurrency concurrency, prefetch multiplier 128, no results, no events, hiredis"
-    )
+    setup = "--pool threads --concurrency concurrency, prefetch multiplier 128, no results, no events, hiredis"
     job_limit = 4_000
     modes = (Mode.SEQUENTIAL,)
 

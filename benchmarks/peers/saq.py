@@ -17,9 +17,7 @@ class Saq(PythonPeer):
     name = "saq"
     package = "saq"
     app = "benchmarks.apps.saq_app"
-    setup = (
-        "concurrency slots in BLMOVE, max_concurrent_ops=concurrency, ttl=-1 (no results), uvloop, hiredis"
-    )
+    setup = "concurrency slots in BLMOVE, max_concurrent_ops=concurrency, ttl=-1 (no results), uvloop, hiredis"
     job_limit = 10_000
     modes = (Mode.SEQUENTIAL, Mode.CONCURRENT)
 

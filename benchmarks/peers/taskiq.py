@@ -21,9 +21,7 @@ class Taskiq(PythonPeer):
     name = "taskiq"
     package = "taskiq"
     app = "benchmarks.apps.taskiq_app"
-    setup = (
-        "RedisStreamBroker, --workers processes, --max-async-tasks concurrency, no results, uvloop, hiredis"
-    )
+    setup = "RedisStreamBroker, --workers processes, --max-async-tasks concurrency, no results, uvloop, hiredis"
     job_limit = 10_000
     modes = (Mode.SEQUENTIAL, Mode.CONCURRENT)
 

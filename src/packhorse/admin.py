@@ -85,9 +85,7 @@ class Admin:
     async def close(self) -> None:
         await self._inspector.close()
 
-    async def _matching(
-        self, state: State, where: Filter, queue: str | None
-    ) -> AsyncIterator[tuple[JobRow, ...]]:
+    async def _matching(self, state: State, where: Filter, queue: str | None) -> AsyncIterator[tuple[JobRow, ...]]:
         """Everything that matches, listed whole before anything changes, so that no page shifts meanwhile."""
         # One call: a filter makes each page a scan from the start. The inspector itself reads in batches.
         page = await self._inspector.jobs(state, where, queue=queue, offset=0, limit=sys.maxsize)

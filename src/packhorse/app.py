@@ -148,7 +148,9 @@ class App:
             raise ConfigError("use: this App is connected already; set the url before the first client or worker")
         if namespace is not None and self._default is None:
             raise ConfigError("use: this App makes a wire protocol of its own, which alone knows its namespace")
-        store = self._store if url is None else StoreSettings(url, timeout=self._store.timeout, options=self._store.options)
+        store = (
+            self._store if url is None else StoreSettings(url, timeout=self._store.timeout, options=self._store.options)
+        )
         namespace = self.namespace if namespace is None else namespace
         if self._default is not None:
             self._default = Gocraft(store, namespace, self._clock)
@@ -305,9 +307,7 @@ class JobFunction(Generic[P, R]):
     async def enqueue_unique_async(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
         return await self.options(unique=True).enqueue_async(*args, **kwargs)
 
-    def enqueue_unique_by_key(
-        self, key: Mapping[str, object], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Receipt:
+    def enqueue_unique_by_key(self, key: Mapping[str, object], /, *args: P.args, **kwargs: P.kwargs) -> Receipt:
         """Unless one with this key waits: then that one will run with these arguments instead."""
         return self.options(key=key).enqueue(*args, **kwargs)
 

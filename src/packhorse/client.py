@@ -107,9 +107,7 @@ class Client:
         """
         return self.send(self.prepare(name, args, **options))
 
-    async def enqueue_async(
-        self, name: str, args: Mapping[str, object] | None = None, **options: Any
-    ) -> Receipt:
+    async def enqueue_async(self, name: str, args: Mapping[str, object] | None = None, **options: Any) -> Receipt:
         """`enqueue` for async callers."""
         return await self.send_async(self.prepare(name, args, **options))
 

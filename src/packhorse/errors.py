@@ -1,23 +1,23 @@
 """Every error that packhorse raises, and the signals that a handler may raise.
 
-    PackhorseError
-    ├── ConfigError(ValueError)       a setting, name, spec or signature that cannot work
-    ├── ArgumentsError(TypeError)     arguments that do not fit the handler's signature
-    ├── EncodeError(ValueError)       a value that the wire cannot carry
-    ├── DecodeError(ValueError)       bytes that are no job; keeps them
-    ├── UnknownJob(LookupError)       a job id or name that is not there
-    ├── JobTimeout(TimeoutError)      a handler ran past its limit
-    ├── WorkerLost                    the process that ran a handler is gone
-    └── StoreError                    Redis said no, or said nothing
-        ├── StoreUnavailable          nothing was sent: trying again is safe
-        ├── ReplyLost                 sent, but the answer never came: it may have happened
-        │   └── EnqueueUnknown        the same for an enqueue; carries the job ids
-        ├── StoreRefused              the server answered with an error
-        └── StoreUnfit                the server cannot run packhorse (version, rights)
+PackhorseError
+├── ConfigError(ValueError)       a setting, name, spec or signature that cannot work
+├── ArgumentsError(TypeError)     arguments that do not fit the handler's signature
+├── EncodeError(ValueError)       a value that the wire cannot carry
+├── DecodeError(ValueError)       bytes that are no job; keeps them
+├── UnknownJob(LookupError)       a job id or name that is not there
+├── JobTimeout(TimeoutError)      a handler ran past its limit
+├── WorkerLost                    the process that ran a handler is gone
+└── StoreError                    Redis said no, or said nothing
+    ├── StoreUnavailable          nothing was sent: trying again is safe
+    ├── ReplyLost                 sent, but the answer never came: it may have happened
+    │   └── EnqueueUnknown        the same for an enqueue; carries the job ids
+    ├── StoreRefused              the server answered with an error
+    └── StoreUnfit                the server cannot run packhorse (version, rights)
 
-    Verdict                           raised by handlers, no failure of packhorse
-    ├── RetryLater                    run again later, costs no attempt
-    └── GiveUp                        no further attempt: straight to the dead set
+Verdict                           raised by handlers, no failure of packhorse
+├── RetryLater                    run again later, costs no attempt
+└── GiveUp                        no further attempt: straight to the dead set
 """
 
 from __future__ import annotations

@@ -241,9 +241,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _struct_reader(
-    name: str, parameters: list[inspect.Parameter], hints: dict[str, Any]
-) -> tuple[_Reader, _Reader]:
+def _struct_reader(name: str, parameters: list[inspect.Parameter], hints: dict[str, Any]) -> tuple[_Reader, _Reader]:
     struct = _struct_of(name, parameters, hints, closed=True)
     decode = msgspec.json.Decoder(struct | None).decode
     no_arguments = msgspec.json.Decoder(struct).decode
@@ -268,9 +266,7 @@ def _struct_reader(
     return strict, forgiving
 
 
-def _open_reader(
-    name: str, parameters: list[inspect.Parameter], hints: dict[str, Any]
-) -> tuple[_Reader, _Reader]:
+def _open_reader(name: str, parameters: list[inspect.Parameter], hints: dict[str, Any]) -> tuple[_Reader, _Reader]:
     """For handlers with `**rest`: checked parameters, and everything else as it came."""
     named = parameters[:-1]
     struct = _struct_of(name, named, hints, closed=False)

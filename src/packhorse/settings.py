@@ -41,7 +41,6 @@ def masked(url: str) -> str:
     return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub(start + ":.*@", r"\1:***@", url))
 
 
-
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
     """Where the store is. `options` go to redis-py's connection (ssl_ca_certs, username, ...)."""
@@ -67,9 +66,7 @@ class StoreSettings:
                 "an example: redis://localhost:6379/0"
             )
         if parts.scheme == "unix" and not parts.path:
-            raise ConfigError(
-                f"url: {masked(self.url)!r} names no socket; an example: unix:///run/redis.sock"
-            )
+            raise ConfigError(f"url: {masked(self.url)!r} names no socket; an example: unix:///run/redis.sock")
         database = parts.path.strip("/")
         if parts.scheme != "unix" and database and not database.isdecimal():
             raise ConfigError(

@@ -258,9 +258,7 @@ class Link:
     `StoreRefused` value in its place, because the commands beside it have happened. Not for blocking commands.
     """
 
-    def __init__(
-        self, store: Store, on_push: PushHandler | None, on_lost: Callable[[], None] | None
-    ) -> None:
+    def __init__(self, store: Store, on_push: PushHandler | None, on_lost: Callable[[], None] | None) -> None:
         self._store = store
         self._on_push = on_push
         self._on_lost = on_lost
@@ -275,9 +273,7 @@ class Link:
         wire = self._wire or await self._open()
         flags = self._store.script_flags
         packed = [
-            hiredis.pack_command(
-                ("EVALSHA", c[1].form(flags)[1], *c[2:]) if len(c) > 1 and type(c[1]) is Script else c
-            )
+            hiredis.pack_command(("EVALSHA", c[1].form(flags)[1], *c[2:]) if len(c) > 1 and type(c[1]) is Script else c)
             for c in commands
         ]
         replies = await wire.send(b"".join(packed), len(commands))

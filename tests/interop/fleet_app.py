@@ -11,7 +11,9 @@ import time
 
 from packhorse import App, Job
 
-app = App(os.environ.get("PACKHORSE_URL", "redis://127.0.0.1:6379/0"), namespace=os.environ.get("FLEET_NAMESPACE", "fleet"))
+app = App(
+    os.environ.get("PACKHORSE_URL", "redis://127.0.0.1:6379/0"), namespace=os.environ.get("FLEET_NAMESPACE", "fleet")
+)
 LEDGER = os.open(os.environ.get("LEDGER", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 

@@ -200,13 +200,9 @@ async def test_we_read_and_change_what_go_wrote(
             assert enqueuer.call(op="enqueue", name="mail", args={"n": n, "h": "<&>"})["error"] == ""
             assert enqueuer.call(op="enqueue", name="dies", args={"n": n})["error"] == ""
             enqueuer.call(op="enqueue_in", name="mail", secs=900 + n, args={"n": n, "list": []})
-        enqueuer.call(
-            op="enqueue_unique_in_by_key", name="mail", secs=2000, args={"n": 1}, key={"k": 2**53 + 1}
-        )
+        enqueuer.call(op="enqueue_unique_in_by_key", name="mail", secs=2000, args={"n": 1}, key={"k": 2**53 + 1})
 
-        with GoWorker(
-            address, namespace, "mail::4,dies::1", concurrency=3, fail_every=1, backoff=600
-        ) as worker:
+        with GoWorker(address, namespace, "mail::4,dies::1", concurrency=3, fail_every=1, backoff=600) as worker:
             (pool,) = await seen(admin.pools)
             assert (pool.job_names, pool.concurrency, pool.pid) == (("dies", "mail"), 3, worker.pid)
             (beat,) = told(go, "worker_pool_heartbeats")
@@ -221,9 +217,7 @@ async def test_we_read_and_change_what_go_wrote(
         await same_queues(go, admin)
         rows = {state: await same_jobs(go, admin, state) for state in SCORES}
         assert [len(rows[state]) for state in SCORES] == [23, 22, 22]
-        assert all(
-            row.readable and row.fails == 1 and row.error for row in rows[State.RETRY] + rows[State.DEAD]
-        )
+        assert all(row.readable and row.fails == 1 and row.error for row in rows[State.RETRY] + rows[State.DEAD])
 
         assert await admin.retry(rows[State.DEAD][:3]) == 3
         assert await admin.retry(rows[State.RETRY][:2]) == 2
@@ -231,9 +225,7 @@ async def test_we_read_and_change_what_go_wrote(
         queued = {q["job_name"]: q["count"] for q in await same_queues(go, admin)}
         assert queued == {"dies": 3, "mail": 3}
         assert await admin.delete(rows[State.SCHEDULED]) == 22
-        again = enqueuer.call(
-            op="enqueue_unique_in_by_key", name="mail", secs=9, args={"n": 1}, key={"k": 2**53 + 1}
-        )
+        again = enqueuer.call(op="enqueue_unique_in_by_key", name="mail", secs=9, args={"n": 1}, key={"k": 2**53 + 1})
         assert again["duplicate"] is False  # the key was freed with its job
         assert await admin.delete(rows[State.DEAD]) == 19
     assert told(go, "dead_jobs", page=1)["count"] == 0

@@ -97,9 +97,7 @@ async def settled(raw: redis.asyncio.Redis, namespace: str, names: list[str], ti
     raise AssertionError(f"not settled after {timeout} s: queued {queued}, in progress {held}")
 
 
-async def test_what_go_enqueues_runs_here(
-    app: App, raw: redis.asyncio.Redis, namespace: str, address: str
-) -> None:
+async def test_what_go_enqueues_runs_here(app: App, raw: redis.asyncio.Redis, namespace: str, address: str) -> None:
     ran: dict[str, dict[str, object]] = {}
 
     @app.job
@@ -307,9 +305,7 @@ async def test_due_jobs_of_ours_survive_a_go_pool_that_does_not_know_them(
     await app.client.aclose()
 
 
-async def test_gos_client_sees_our_pool(
-    raw: redis.asyncio.Redis, app: App, namespace: str, address: str
-) -> None:
+async def test_gos_client_sees_our_pool(raw: redis.asyncio.Redis, app: App, namespace: str, address: str) -> None:
     holding, release = asyncio.Event(), asyncio.Event()
 
     @app.job

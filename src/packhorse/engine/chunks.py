@@ -30,9 +30,7 @@ class Chunks:
         self._clock = clock
         self._board = board
 
-    async def run(
-        self, slot: Slot, task: asyncio.Task[None], delivery: Delivery, handler: Handler
-    ) -> None:
+    async def run(self, slot: Slot, task: asyncio.Task[None], delivery: Delivery, handler: Handler) -> None:
         """A thread runs this job, and the short ones of its kind behind it, without coming back in between."""
         slot.waiting.append(delivery)
         if handler.timeout is None:

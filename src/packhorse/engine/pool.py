@@ -56,9 +56,7 @@ class WorkerPool(WorkerView):
             host=socket.gethostname() or "unknown",
             pid=os.getpid(),
             started_at=clock.wall(),
-            queues=tuple(
-                QueueOptions(h.name, h.options.priority, h.options.max_concurrency) for h in registry
-            ),
+            queues=tuple(QueueOptions(h.name, h.options.priority, h.options.max_concurrency) for h in registry),
             periodic=tuple(periodic),
         )
         self._fetcher = Fetcher()
@@ -92,9 +90,7 @@ class WorkerPool(WorkerView):
         await self._consumer.open()
         if self._pulse is not None:
             self._pulse.start()
-        self._task = asyncio.create_task(
-            self._fetcher.run(self._consumer, self._executor), name="packhorse-fetcher"
-        )
+        self._task = asyncio.create_task(self._fetcher.run(self._consumer, self._executor), name="packhorse-fetcher")
         for service in self._services:
             service.start()
         log.info("pool %s runs %d jobs at a time", self.record.id, self.record.concurrency)

@@ -60,9 +60,7 @@ class _Worker:
         with self.lock:
             if self.running is not job or self.thread.ident is None:
                 return False
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self.thread.ident), ctypes.py_object(Interrupted)
-            )
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread.ident), ctypes.py_object(Interrupted))
             return True
 
     def abandon(self, job: object) -> bool:

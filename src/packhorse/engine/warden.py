@@ -60,9 +60,7 @@ class Warden:
             if slot.delivery is not None:
                 self._give_up(slot, slot.delivery, RETURNED)
 
-    def verdict(
-        self, why: Interruption | None, handler: Handler, job: Job, error: BaseException | None
-    ) -> Outcome:
+    def verdict(self, why: Interruption | None, handler: Handler, job: Job, error: BaseException | None) -> Outcome:
         """What becomes of a job whose handler has ended with `error`, or without one although it was stopped."""
         if error is not None:
             if why is Interruption.STOP:

@@ -38,9 +38,7 @@ GOOD = b'{"name":"wat","id":"good","t":1999999990,"args":{"a":[],"n":12345678901
 
 
 def payload(id: str, **fields: Any) -> bytes:
-    return json.dumps(
-        {"name": "wat", "id": id, "t": 1, "args": None, **fields}, separators=(",", ":")
-    ).encode()
+    return json.dumps({"name": "wat", "id": id, "t": 1, "args": None, **fields}, separators=(",", ":")).encode()
 
 
 async def listed(inspector: GocraftInspector, state: State, **asked: Any) -> list[JobRow]:
@@ -67,9 +65,7 @@ class Recorded:
 
 
 @pytest.mark.parametrize("state", [State.SCHEDULED, State.RETRY, State.DEAD])
-async def test_odd_members_of_a_sorted_set(
-    state: State, inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_odd_members_of_a_sorted_set(state: State, inspector: GocraftInspector, space: Keyspace) -> None:
     key = space.key(state.value)
     await space.raw.zadd(key, {raw: score for score, raw in enumerate([*ODD, GOOD])})
     page = await inspector.jobs(state, limit=100)
@@ -96,9 +92,7 @@ async def test_odd_entries_of_a_queue(inspector: GocraftInspector, space: Keyspa
     (queue,) = await inspector.queues()
     assert (queue.depth, queue.latency) == (len(ODD) + 1, 0.0)
     page = await inspector.jobs(State.QUEUED, queue="wat", limit=100)
-    assert [(row.raw, row.queue, row.at) for row in page.rows] == [
-        (raw, "wat", None) for raw in reversed([GOOD, *ODD])
-    ]
+    assert [(row.raw, row.queue, row.at) for row in page.rows] == [(raw, "wat", None) for raw in reversed([GOOD, *ODD])]
     assert [row.id for row in await inspector.find("l")] == ["l"]
     assert await inspector.delete([row for row in page.rows if not row.readable]) == len(ODD)
     assert await space.items("jobs:wat") == [GOOD]
@@ -152,9 +146,7 @@ async def test_a_key_of_a_wrong_type_hides_nothing_else(
     pools = [row.id for row in await inspector.pools()]
     assert pools == ([] if wrong == "worker_pools" else ["p", "q"])
     busy = [row.worker_id for row in await inspector.busy()]
-    assert busy == (
-        [] if wrong == "worker_pools" else ["v"] if wrong in ("worker:w", "worker_pools:p") else ["w", "v"]
-    )
+    assert busy == ([] if wrong == "worker_pools" else ["v"] if wrong in ("worker:w", "worker_pools:p") else ["w", "v"])
     assert [row.id for row in await inspector.find("dead")] == ([] if wrong == "dead" else ["dead"])
     assert await inspector.purge("wat") == (0 if wrong == "jobs:wat" else 1)
     assert await raw.type(key(wrong)) == b"stream"

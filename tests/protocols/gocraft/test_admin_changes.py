@@ -69,9 +69,7 @@ async def test_retry_keeps_the_args_as_they_are(
 ) -> None:
     """Go's client sends them through cjson, which damages every one of these (quirk 2)."""
     await know(space, "wat")
-    await space.raw.zadd(
-        space.key(state.value), {payload("1", NUMBERS, FAILED): 5, payload("2", extra=FAILED): 6}
-    )
+    await space.raw.zadd(space.key(state.value), {payload("1", NUMBERS, FAILED): 5, payload("2", extra=FAILED): 6})
     assert await inspector.retry(await listed(inspector, state)) == 2
     assert await space.raw.zcard(space.key(state.value)) == 0
     wanted = [payload("2", extra=kept), payload("1", NUMBERS, kept)]
@@ -115,11 +113,7 @@ async def test_retry_and_delete_of_a_row_that_has_changed(
     for name in ("scheduled", "retry", "dead"):
         await space.raw.zadd(space.key(name), {unique(space, name, args): 5, payload("beside"): 5})
     await space.raw.rpush(space.key("jobs:wat"), unique(space, "queued", args), payload("beside"))
-    rows = [
-        row
-        for state in State
-        for row in await listed(inspector, state, where=Filter(id=state.value), queue="wat")
-    ]
+    rows = [row for state in State for row in await listed(inspector, state, where=Filter(id=state.value), queue="wat")]
     assert len(rows) == 4
     for name in ("scheduled", "retry", "dead"):
         await space.raw.zrem(space.key(name), unique(space, name, args))
@@ -147,9 +141,7 @@ async def test_the_same_row_twice_counts_once(inspector: GocraftInspector, space
 # Retry of what was set aside.
 
 
-async def test_a_wrapped_payload_is_shown_and_goes_back_as_it_was(
-    inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_a_wrapped_payload_is_shown_and_goes_back_as_it_was(inspector: GocraftInspector, space: Keyspace) -> None:
     await know(space, "wat")
     odd = b'{"name":"wat","id":"1","t":1.5,"args":\xff'
     await space.raw.zadd(space.key("dead"), {codec.wrapped(odd, "wat", "it is cut off", 9): 9})
@@ -176,9 +168,7 @@ async def test_a_payload_set_aside_by_a_mover_goes_to_the_queue_that_it_names(
     assert await space.raw.zcard(space.key("dead")) == 2
 
 
-async def test_a_wrapped_payload_that_cannot_be_put_back_stays(
-    inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_a_wrapped_payload_that_cannot_be_put_back_stays(inspector: GocraftInspector, space: Keyspace) -> None:
     await know(space, "wat")
     too_large = codec.wrapped(b"x" * (codec.MAX_RAW_KEPT + 1), "wat", "odd", 9)
     unknown = codec.wrapped(b"odd", "other", "odd", 9)
@@ -256,9 +246,7 @@ async def test_a_key_that_the_job_names_is_the_one(inspector: GocraftInspector, 
     assert await held(space) == {'{"a":1}\n'}
 
 
-async def test_delete_of_a_unique_job_whose_args_make_no_key(
-    inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_delete_of_a_unique_job_whose_args_make_no_key(inspector: GocraftInspector, space: Keyspace) -> None:
     deep = b'{"a":' * 500 + b"1" + b"}" * 500
     await space.raw.zadd(space.key("scheduled"), {payload("1", deep, ',"unique":true'): 5})
     assert await inspector.delete(await listed(inspector, State.SCHEDULED)) == 1

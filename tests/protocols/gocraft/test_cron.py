@@ -335,9 +335,7 @@ def test_a_change_within_the_hour_gives_robfigs_hour() -> None:
     schedule = parse("0 1 0 1 * *", ZoneInfo("America/St_Johns"))
     found = schedule.next(1254364319)
     assert found is not None
-    assert (
-        datetime.fromtimestamp(found, ZoneInfo("America/St_Johns")).isoformat() == "2009-10-31T23:01:00-03:30"
-    )
+    assert datetime.fromtimestamp(found, ZoneInfo("America/St_Johns")).isoformat() == "2009-10-31T23:01:00-03:30"
 
 
 def test_next_is_later_where_robfig_steps_back() -> None:
@@ -345,10 +343,7 @@ def test_next_is_later_where_robfig_steps_back() -> None:
     schedule = parse("36 40 0-7/2,13-14/5,9 * * */4", ZoneInfo("America/St_Johns"))
     after = 1194146149
     assert schedule.next(after) == 1194149436
-    assert (
-        datetime.fromtimestamp(1194149436, ZoneInfo("America/St_Johns")).isoformat()
-        == "2007-11-04T00:40:36-03:30"
-    )
+    assert datetime.fromtimestamp(1194149436, ZoneInfo("America/St_Johns")).isoformat() == "2007-11-04T00:40:36-03:30"
 
 
 def test_a_zone_that_left_out_a_day_does_not_stop_the_search() -> None:

@@ -26,9 +26,7 @@ from packhorse.protocols.gocraft.gojson import NotEncodable, depth_exceeds, enco
 
 ORDINARY = {"address": "a@example.com", "subject": "hello", "customer_id": 4}
 #: (as stored, as Go writes it again, as cjson does), of the args that both can read.
-REENCODED = [
-    row for row in rows("reencode") if "ERROR" not in f"{row[1]} {row[2]}" and "\ufffd" not in row[1]
-]
+REENCODED = [row for row in rows("reencode") if "ERROR" not in f"{row[1]} {row[2]}" and "\ufffd" not in row[1]]
 
 
 def as_go_decodes(text: str | bytes) -> Any:
@@ -292,9 +290,7 @@ def test_a_refusal_survives_pickling() -> None:
         encode({"price": math.nan})
     copy = pickle.loads(pickle.dumps(caught.value))
     assert isinstance(copy, ValueError)
-    assert str(copy) == (
-        "args cannot be sent: $.price is NaN, which JSON cannot carry; send text or None instead"
-    )
+    assert str(copy) == ("args cannot be sent: $.price is NaN, which JSON cannot carry; send text or None instead")
 
 
 def test_a_hundred_levels_pass_and_cycles_do_not() -> None:

@@ -51,9 +51,7 @@ async def test_retry_of_a_dead_job(vector: Vector, inspector: GocraftInspector, 
 
 
 @golden("client", "retry_dead_job_not_found")
-async def test_retry_of_a_job_that_is_not_there(
-    vector: Vector, inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_retry_of_a_job_that_is_not_there(vector: Vector, inspector: GocraftInspector, space: Keyspace) -> None:
     await space.plant(state(vector, "before"))
     rows = await named(inspector, At.DEAD, 1700000100, "other")
     assert rows == []
@@ -117,9 +115,7 @@ async def test_retry_all_finds_the_known_one_behind_a_thousand_unknown_ones(
 
 
 async def dead(space: Keyspace, name: str, count: int, first_score: int = 1700000000) -> None:
-    jobs = {
-        f'{{"name":"{name}","id":"{i}","t":1,"args":null,"fails":4}}': first_score + i for i in range(count)
-    }
+    jobs = {f'{{"name":"{name}","id":"{i}","t":1,"args":null,"fails":4}}': first_score + i for i in range(count)}
     await space.raw.zadd(space.key("dead"), jobs)
 
 
@@ -138,9 +134,7 @@ async def test_delete(vector: Vector, inspector: GocraftInspector, space: Keyspa
 
 
 @golden("client", "delete_dead_job_not_found", "delete_scheduled_job_not_found")
-async def test_delete_of_a_job_that_is_not_there(
-    vector: Vector, inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_delete_of_a_job_that_is_not_there(vector: Vector, inspector: GocraftInspector, space: Keyspace) -> None:
     await space.plant(state(vector, "before"))
     rows = await named(inspector, At.DEAD if "dead" in vector["name"] else At.SCHEDULED, 1, "dead1")
     assert rows == []
@@ -149,9 +143,7 @@ async def test_delete_of_a_job_that_is_not_there(
 
 
 @golden("client", "delete_dead_job_malformed_neighbour", quirk=12)
-async def test_delete_beside_a_malformed_member(
-    vector: Vector, inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_delete_beside_a_malformed_member(vector: Vector, inspector: GocraftInspector, space: Keyspace) -> None:
     """Go's script decodes the neighbour, fails, and deletes nothing."""
     before = state(vector, "before")
     await space.plant(before)
@@ -172,9 +164,7 @@ async def test_delete_all(vector: Vector, still_app: App, space: Keyspace) -> No
 
 
 @golden("client", "delete_scheduled_job", "delete_scheduled_job_unique", "delete_scheduled_job_unique_nil")
-async def test_delete_of_a_scheduled_job(
-    vector: Vector, inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_delete_of_a_scheduled_job(vector: Vector, inspector: GocraftInspector, space: Keyspace) -> None:
     await space.plant(state(vector, "before"))
     (row,) = (await inspector.jobs(At.SCHEDULED)).rows
     assert row.at == space.clock.wall() + 300
@@ -201,17 +191,13 @@ async def test_delete_of_a_scheduled_job_frees_the_key_that_it_holds(
 @golden("client", "queues", "queues_empty")
 async def test_queues(vector: Vector, inspector: GocraftInspector, space: Keyspace) -> None:
     await space.plant(state(vector, "before"))
-    told = [
-        {"job_name": row.name, "count": row.depth, "latency": row.latency} for row in await inspector.queues()
-    ]
+    told = [{"job_name": row.name, "count": row.depth, "latency": row.latency} for row in await inspector.queues()]
     assert told == returned(vector)
     await space.becomes(state(vector, "before"))
 
 
 @golden("client", "queues_malformed_tail", quirk=3)
-async def test_queues_with_a_malformed_tail(
-    vector: Vector, inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_queues_with_a_malformed_tail(vector: Vector, inspector: GocraftInspector, space: Keyspace) -> None:
     """Go's call panics, and with it every retry of a dead job."""
     await space.plant(state(vector, "before"))
     (row,) = await inspector.queues()
@@ -257,9 +243,7 @@ async def test_scores_that_go_reads_too(vector: Vector, inspector: GocraftInspec
     "client", "dead_jobs_score_1", "dead_jobs_score_3", "dead_jobs_score_4", "dead_jobs_score_5",
     "dead_jobs_score_7", quirk=12,
 )  # fmt: skip
-async def test_scores_that_blank_a_page_of_go(
-    vector: Vector, inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_scores_that_blank_a_page_of_go(vector: Vector, inspector: GocraftInspector, space: Keyspace) -> None:
     (entry,) = state(vector, "before")["ns:dead"]
     await space.raw.execute_command("ZADD", space.key("dead"), entry["score"], entry["member"])
     page = await inspector.jobs(At.DEAD)
@@ -270,9 +254,7 @@ async def test_scores_that_blank_a_page_of_go(
 
 
 @golden("client", "dead_jobs_malformed_member", quirk=12)
-async def test_a_malformed_member_hides_nothing(
-    vector: Vector, inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_a_malformed_member_hides_nothing(vector: Vector, inspector: GocraftInspector, space: Keyspace) -> None:
     await space.plant(state(vector, "before"))
     page = await inspector.jobs(At.DEAD)
     assert page.total == 2
@@ -300,10 +282,7 @@ async def test_pools(vector: Vector, inspector: GocraftInspector, space: Keyspac
     ]  # fmt: skip
     lists = ("job_names", "worker_ids")
     assert told == [
-        {
-            name: [item for item in value or () if item] if name in lists else value
-            for name, value in row.items()
-        }
+        {name: [item for item in value or () if item] if name in lists else value for name, value in row.items()}
         for row in returned(vector)
     ]
     ages = [row.age for row in await inspector.pools()]
@@ -311,9 +290,7 @@ async def test_pools(vector: Vector, inspector: GocraftInspector, space: Keyspac
 
 
 @golden("client", "worker_pool_heartbeats_bad_number", quirk=16)
-async def test_a_heartbeat_with_a_fraction(
-    vector: Vector, inspector: GocraftInspector, space: Keyspace
-) -> None:
+async def test_a_heartbeat_with_a_fraction(vector: Vector, inspector: GocraftInspector, space: Keyspace) -> None:
     """Go's call fails as a whole."""
     await space.plant(state(vector, "before"))
     assert [(row.id, row.heartbeat_at) for row in await inspector.pools()] == [("p1", 1), ("p2", 1700000005)]

@@ -93,17 +93,11 @@ class GocraftInspector(Inspector):
 
     async def busy(self) -> list[BusyRow]:
         places = [
-            (worker, pool)
-            for pool, fields in await self._heartbeats()
-            for worker in split(fields.get(b"worker_ids"))
+            (worker, pool) for pool, fields in await self._heartbeats() for worker in split(fields.get(b"worker_ids"))
         ]
         prefix = wire(self._keys.worker(""))
         seen = await self._ask([("HGETALL", prefix + worker) for worker, _ in places])
-        return [
-            busy_row(worker, pool, fields)
-            for (worker, pool), fields in zip(places, seen, strict=True)
-            if fields
-        ]
+        return [busy_row(worker, pool, fields) for (worker, pool), fields in zip(places, seen, strict=True) if fields]
 
     async def jobs(
         self, state: State, where: Filter = ANY, *, queue: str | None = None, offset: int = 0, limit: int = 20
@@ -220,9 +214,7 @@ class GocraftInspector(Inspector):
             yield entries
             start += len(entries)
 
-    async def _slice(
-        self, state: State, queue: str | None, start: int, count: int
-    ) -> tuple[list[Entry], int]:
+    async def _slice(self, state: State, queue: str | None, start: int, count: int) -> tuple[list[Entry], int]:
         """`count` entries from position `start` on, and how many there are in all."""
         key = self._source(state, queue)
         if state is State.QUEUED:

@@ -72,9 +72,7 @@ _text = msgspec.json.Encoder().encode
 _FIELDS = ("name", "id", "t", "args", "unique", "unique_key", "fails", "err", "failed_at")
 _lone_surrogate = re.compile("[\ud800-\udfff]")
 # Escapes in JSON text; all but halves of surrogate pairs are good.
-_escapes = re.compile(
-    r"(?P<good>\\(?:[^u]|u(?![dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F]..))|\\u[dD][89a-fA-F].."
-)
+_escapes = re.compile(r"(?P<good>\\(?:[^u]|u(?![dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F]..))|\\u[dD][89a-fA-F]..")
 # A job as Go and packhorse write it: `t` is certain to be the top-level one, since all before it is matched.
 _STAMP = re.compile(rb'(\{"name":"[^"\\]*","id":"[^"\\]*","t":)-?\d+([,}])')
 

@@ -35,9 +35,7 @@ WATCH_LIMIT = 100
 class GocraftConsumer(Consumer):
     """One pool on one namespace."""
 
-    def __init__(
-        self, store: Store, keys: Keys, record: PoolRecord, view: WorkerView, clock: Clock
-    ) -> None:
+    def __init__(self, store: Store, keys: Keys, record: PoolRecord, view: WorkerView, clock: Clock) -> None:
         self._store = store
         self._keys = keys
         self._record = record

@@ -59,9 +59,7 @@ _UNITS: Final = {
 
 _INT64_MAX: Final = 2**63 - 1
 #: What Go takes for white space; str.split() would take four control characters more.
-_SPACES: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
-    map(chr, range(0x2000, 0x200B))
-)
+_SPACES: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _words_of = re.compile(f"[^{_SPACES}]+").findall
 _number_of = re.compile(r"\+?0*([0-9]{1,19})").fullmatch
 _UNIT: Final = "|".join(_UNITS)
@@ -338,9 +336,7 @@ def _calendar(spec: str, text: str, zone: tzinfo | None) -> Schedule:
     words = _words_of(text)
     if len(words) not in (5, 6):
         allowed = "5 fields (minute hour day-of-month month day-of-week), 6 (second first), or a descriptor"
-        raise CronError(
-            spec, "spec", f"has {len(words)} fields" if len(words) != 1 else "has 1 field", allowed
-        )
+        raise CronError(spec, "spec", f"has {len(words)} fields" if len(words) != 1 else "has 1 field", allowed)
     if len(words) == 5:
         words.insert(0, "0")
     parsed = [_parse_field(spec, field, word) for field, word in zip(_FIELDS, words, strict=True)]

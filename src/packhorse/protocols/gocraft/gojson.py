@@ -110,9 +110,7 @@ def fragile(value_json: bytes) -> str | None:
     A Go pool that schedules or retries a job sends its args through cjson, which keeps 14 digits of a number
     and makes `{}` of `[]`. Takes the encoded args, a JSON object, list or null; None means that they survive.
     """
-    if _long_member(value_json) is None and (
-        0x5B not in value_json or _long_or_empty_item(value_json) is None
-    ):
+    if _long_member(value_json) is None and (0x5B not in value_json or _long_or_empty_item(value_json) is None):
         return None
     root = json.loads(value_json, parse_int=_damage_to_integer, parse_float=_damage_to_float)
     pending: list[tuple[tuple[str | int, ...], object]] = [((), root)]
@@ -245,9 +243,7 @@ def _key(key: object) -> str:
         return _integer(text)
     if type(text) is str:
         return text
-    raise _Refused(
-        f"has the key {reprlib.repr(key)} of type {type(key).__name__}; keys must be text or integers"
-    )
+    raise _Refused(f"has the key {reprlib.repr(key)} of type {type(key).__name__}; keys must be text or integers")
 
 
 def _quote(text: str) -> str:
@@ -267,9 +263,7 @@ def _escape(match: re.Match[str]) -> str:
 def _integer(value: int) -> str:
     if -(2**63) <= value < 2**64:
         return str(value)
-    raise _Refused(
-        f"is an integer of {value.bit_length()} bits, and Go reads -2**63 to 2**64-1; send text instead"
-    )
+    raise _Refused(f"is an integer of {value.bit_length()} bits, and Go reads -2**63 to 2**64-1; send text instead")
 
 
 def _float(value: float) -> str:

@@ -60,9 +60,7 @@ def job_row(state: State, queue: str | None, raw: bytes, at: float | None) -> Jo
         job = codec.decode(raw, "")
     except DecodeError as exc:
         name, id = _legible(raw)
-        return JobRow(
-            state, name if queue is None else queue, raw, False, name=name, id=id, at=at, error=str(exc)
-        )
+        return JobRow(state, name if queue is None else queue, raw, False, name=name, id=id, at=at, error=str(exc))
     return JobRow(
         state, job.name if queue is None else queue, raw, True, job.name, job.id, shown(job.args_json),
         job.enqueued_at, at, job.fails, job.last_error, job.failed_at, job.unique,
