@@ -178,9 +178,9 @@ class Executor:
             delivery = ready.popleft()
             job = delivery.job
             handler = get(job.name) if job is not None else None
-            if handler is None or job is None or delivery.error is not None or job.deadline is not None:
-                if self._refuse(delivery, handler) or handler is None or job is None:
-                    continue
+            odd = handler is None or job is None or delivery.error is not None or job.deadline is not None
+            if (odd and self._refuse(delivery, handler)) or handler is None or job is None:
+                continue
             slot.delivery, slot.started = delivery, now
             if board is not None:
                 board.start(slot.cell, job.id)
