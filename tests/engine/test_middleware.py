@@ -13,6 +13,7 @@ from tests.support import Books, eventually, soon
 
 from packhorse import App, GiveUp, Job, RetryLater
 from packhorse.engine.pool import WorkerPool
+from packhorse.protocols.gocraft import upkeep
 
 CallNext = Callable[[Job], Awaitable[Any]]
 
@@ -167,7 +168,10 @@ async def test_what_a_handler_sees_of_its_job(app: App) -> None:
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "thread"])
-async def test_a_check_in_shows_in_the_observation(kind: str, app: App, books: Books, raw: redis.asyncio.Redis) -> None:
+async def test_a_check_in_shows_in_the_observation(
+    kind: str, app: App, books: Books, raw: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "OBSERVE_EVERY", 0.02)
     go = threading.Event()
 
     def start(job: Job, text: str) -> None:

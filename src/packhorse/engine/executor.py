@@ -76,13 +76,21 @@ class Executor:
 
     def want(self) -> Want | None:
         """How many jobs may come now, or None for none."""
-        waiting = len(self.ready)
+        waiting, pace = len(self.ready), self.pace
         slots = max(len(self._idle) - waiting, 0)
-        most = self.pace.prefetch()
+        most = pace.prefetch()
         ahead = max(most - max(waiting - len(self._idle), 0), 0)
-        if not slots and ahead < most / 2:
+        if not slots and (ahead < most / 2 or not ahead):
             return None  # half a batch waits still: many small fetches would cost more than they bring
-        return Want(slots, ahead, self.pace.quick, self.pace.measured) if slots or ahead else None
+        return Want(slots + ahead, self._slow_room(), pace.quick, pace.measured)
+
+    def _slow_room(self) -> int:
+        """Slots that jobs of queues which are not quick may have. Quick ones pass through in between."""
+        quick = self.pace.quick
+        if len(quick) == len(self._registry):
+            return len(self.slots)
+        taken = sum(slot.delivery is not None and slot.delivery.queue not in quick for slot in self.slots)
+        return max(len(self.slots) - taken - sum(delivery.queue not in quick for delivery in self.ready), 0)
 
     def take_outcomes(self) -> list[Settlement]:
         taken, self.outcomes = self.outcomes, []

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF = 0.05
 LAST_BACKOFF = 5.0
 REFUSED_AGAIN = 1.0
+#: Longest wait for a slot to change hands before queues that had no room are asked again.
+FUTILE_PAUSE = 0.25
 
 
 class Fetcher:
@@ -32,6 +34,9 @@ class Fetcher:
         self.in_flight: list[Settlement] = []
         self._finishing = False
         self._nudged = False
+        #: True after a fetch that brought nothing although there are jobs: none of them has room now.
+        self._futile = False
+        self._changes = 0
         self._put_off: dict[int, list[Settlement]] = {}
         self._signal = asyncio.Event()
         self._failures = 0
@@ -39,11 +44,13 @@ class Fetcher:
 
     def changed(self) -> None:
         """There is something to settle, or room for more."""
+        self._changes += 1
+        self._futile = False
         self._signal.set()
 
     def nudge(self) -> None:
         """There may be something to take."""
-        self.dry = False
+        self.dry = self._futile = False
         self._nudged = True
         self._signal.set()
 
@@ -57,13 +64,13 @@ class Fetcher:
         while True:
             self._signal.clear()
             self.in_flight += executor.take_outcomes()
-            want = executor.want() if self.accepting and not self.dry else None
+            want = executor.want() if self.accepting and not self.dry and not self._futile else None
             if not self.in_flight and want is None:
                 if self._finishing and not executor.busy and not self._put_off:
                     return
                 await self._wait(consumer, executor)
                 continue
-            self._nudged = False
+            self._nudged, changes = False, self._changes
             try:
                 result = await consumer.exchange(self.in_flight, want)
             except Exception as exc:  # noqa: BLE001 - whatever it is, settlements must be tried again
@@ -81,7 +88,9 @@ class Fetcher:
                 asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._again, executor, result.refused)
             if want is not None:
                 # A nudge that came while this was on the wire may be about jobs that it did not see.
-                self.dry = result.dry and not result.deliveries and not self._nudged
+                brought_none = not result.deliveries and not self._nudged
+                self.dry = result.dry and brought_none
+                self._futile = not result.dry and brought_none and changes == self._changes
             elif not result.dry:
                 self.dry = False
             if result.deliveries:
@@ -107,18 +116,19 @@ class Fetcher:
 
     async def _wait(self, consumer: Consumer, executor: Executor) -> None:
         """Until something changes; while there is room and nothing to take, also until it is time to look again."""
-        if not (self.accepting and self.dry and executor.want() is not None):
+        if not (self.accepting and executor.want() is not None):
             await self._signal.wait()
             return
         try:
-            if await consumer.rest():
+            if self.dry and await consumer.rest():
                 self.dry = False
                 return
         except StoreError as exc:
             self.dry = False
             await self._back_off(exc)
             return
-        handle = asyncio.get_running_loop().call_later(consumer.patience, self.nudge)
+        pause = consumer.patience if self.dry else FUTILE_PAUSE
+        handle = asyncio.get_running_loop().call_later(pause, self.nudge)
         try:
             await self._signal.wait()
         finally:

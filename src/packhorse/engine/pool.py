@@ -108,7 +108,19 @@ class WorkerPool(WorkerView):
         if self._task is None:
             await self._consumer.disconnect()
             return
-        timeout = self.settings.stop_timeout if timeout is None else timeout
+        try:
+            await self._wind_up(self.settings.stop_timeout if timeout is None else timeout)
+        except asyncio.CancelledError:
+            # No more patience. The pool stays listed, so that another one puts back what it held.
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            await self._end()
+            raise
+        await self._end()
+
+    async def _wind_up(self, timeout: float) -> None:
+        """Everything that must be written before the pool may go."""
+        assert self._task is not None
         self._fetcher.finish()
         self._executor.hand_back_waiting()
         warden = self._executor.warden
@@ -119,10 +131,15 @@ class WorkerPool(WorkerView):
             log.error("%d jobs are not settled: the store does not answer", len(self._executor.held()))
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._executor.close()
         for service in self._services:
             await service.stop()
         await self._leave()
+
+    async def _end(self) -> None:
+        """Tasks, threads and connections; nothing is written any more."""
+        await self._executor.close()
+        for service in self._services:
+            await service.stop()
         await self._consumer.disconnect()
         if self._pulse is not None:
             await self._pulse.stop()

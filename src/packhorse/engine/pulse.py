@@ -26,12 +26,14 @@ class Pulse:
         self._pool_id = pool_id
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="packhorse-pulse", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     async def stop(self) -> None:
+        self._stopped = True
         if self._loop is not None and self._ending is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._ending.set)
         await asyncio.to_thread(self._thread.join, 5.0)
@@ -44,7 +46,7 @@ class Pulse:
         self._loop = asyncio.get_running_loop()
         guardian = self._protocol.guardian()
         try:
-            while not self._ending.is_set():
+            while not self._stopped:
                 try:
                     await guardian.beat([self._pool_id])
                 except StoreError as exc:

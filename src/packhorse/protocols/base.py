@@ -78,18 +78,14 @@ Settlement = tuple[Delivery, Outcome]
 class Want:
     """How many jobs the engine can take now.
 
-    `slots` = room to start at once; `prefetch` = how many more may wait in memory, and only from the queues in
-    `quick`, whose handlers are measured to be short. `measured` = queues of which anything has run yet.
+    `total` = most in all: room to start at once, and what may wait in memory. `slow` = most of them from queues that are
+    not in `quick`, whose handlers are measured to be short. `measured` = queues of which anything has run yet.
     """
 
-    slots: int
-    prefetch: int = 0
+    total: int
+    slow: int
     quick: Collection[str] = ()
     measured: Collection[str] = ()
-
-    @property
-    def total(self) -> int:
-        return self.slots + self.prefetch
 
 
 @dataclass(slots=True)

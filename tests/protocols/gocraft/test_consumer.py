@@ -21,7 +21,7 @@ from packhorse.protocols.base import (
     WorkerView,
 )
 
-ONE = Want(slots=1)
+ONE = Want(total=1, slow=1)
 
 
 class Idle(WorkerView):

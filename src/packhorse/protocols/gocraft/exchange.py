@@ -78,11 +78,11 @@ class Books:
 
     def fetch_command(self, asked: list[tuple[str, int]], want: Want) -> Command:
         keys: list[str] = [self._keys.worker_pools]
-        args: list[str | int] = [self._pool, want.total, want.slots]
+        args: list[str | int] = [self._pool, want.total, want.slow]
         # Names that have not run here yet share the free slots, so that each is measured soon; from then on the draw's
         # shares hold, and with them the law of priorities.
         new = sum(name not in want.measured for name, _ in asked)
-        new_share = max(want.slots // max(new, 1), 1)
+        new_share = max(want.slow // max(new, 1), 1)
         for name, share in asked:
             keys += self._fetch_keys[name]
             args += (share if name in want.measured else min(share, new_share), 1 if name in want.quick else 0)

@@ -15,6 +15,7 @@ if redis.call('SISMEMBER', KEYS[1], pool) == 0 then return false end
 local left, slow_left = tonumber(ARGV[2]), tonumber(ARGV[3])
 local names = (#KEYS - 1) / 6
 local found, result = {}, {}
+local PORTION = 1000
 
 local function look(i)
   local k = (i - 1) * 6 + 1
@@ -58,14 +59,19 @@ local function take(i, most)
   if not quick then n = math.min(n, slow_left) end
   if n <= 0 then return end
   local items = redis.call('LRANGE', KEYS[k + 1], -n, -1)
-  local oldest_first = {}
-  for j = n, 1, -1 do oldest_first[n - j + 1] = items[j] end
-  -- Trimming first: a script that has freed memory may go on writing when memory is full.
+  -- Trimming first: a script that has freed memory may go on writing when memory is full. Pushed in portions, because
+  -- Lua cannot unpack thousands at once, and after the trim nothing may fail.
   redis.call('LTRIM', KEYS[k + 1], 0, -(n + 1))
-  redis.call('LPUSH', KEYS[k + 2], unpack(oldest_first))
+  for last = n, 1, -PORTION do
+    local oldest_first = {}
+    for j = last, math.max(last - PORTION + 1, 1), -1 do
+      oldest_first[#oldest_first + 1] = items[j]
+      state.taken[#state.taken + 1] = items[j]
+    end
+    redis.call('LPUSH', KEYS[k + 2], unpack(oldest_first))
+  end
   redis.call('INCRBY', KEYS[k + 4], n)
   redis.call('HINCRBY', KEYS[k + 5], pool, n)
-  for j = 1, n do state.taken[#state.taken + 1] = oldest_first[j] end
   state.depth, state.room, left = state.depth - n, state.room - n, left - n
   if state.room == 0 and state.depth > 0 then state.why = 2 end
   if not quick then slow_left = slow_left - n end
@@ -75,6 +81,8 @@ for i = 1, names do found[i] = look(i) end
 for i = 1, names do take(i, tonumber(ARGV[2 + i * 2])) end
 for i = 1, names do take(i, left) end
 for i = 1, names do
-  result[i] = {found[i].depth, found[i].why, unpack(found[i].taken)}
+  local row = {found[i].depth, found[i].why}
+  for j = 1, #found[i].taken do row[j + 2] = found[i].taken[j] end
+  result[i] = row
 end
 return result
