@@ -21,7 +21,7 @@ from packhorse.engine.chunks import Chunks
 from packhorse.engine.outcome import NO_HANDLER
 from packhorse.engine.pace import Pace
 from packhorse.engine.processes import ProcessLane
-from packhorse.engine.slots import CheckIn, Slot, Stats, drained
+from packhorse.engine.slots import CheckIn, Slot, Stats, drained, room_for_slow
 from packhorse.engine.warden import Warden
 from packhorse.protocols.base import DONE, RETURNED, Dead, Delivery, Outcome, Settlement, Want
 from packhorse.registry import Handler, Kind, Registry
@@ -54,13 +54,12 @@ class Executor:
         self._clock = clock
         self._changed = changed
         self.ready: deque[Delivery] = deque()
-        self._idle: list[Slot] = list(reversed(self.slots))
+        self.idle: list[Slot] = list(reversed(self.slots))
         self.warden = Warden(self, registry, clock)
         self._chunks = Chunks(self, registry, clock, board)
         self._processes = ProcessLane()
         self._chain = Chain(middleware, registry, self._chunks.threads, self._processes)
         self._direct = not middleware
-        self._stale_check: asyncio.TimerHandle | None = None
         self._told = False
         self._stopping = False
 
@@ -68,7 +67,7 @@ class Executor:
 
     @property
     def running(self) -> int:
-        return len(self.slots) - len(self._idle)
+        return len(self.slots) - len(self.idle)
 
     @property
     def busy(self) -> bool:
@@ -77,20 +76,12 @@ class Executor:
     def want(self) -> Want | None:
         """How many jobs may come now, or None for none."""
         waiting, pace = len(self.ready), self.pace
-        slots = max(len(self._idle) - waiting, 0)
+        slots = max(len(self.idle) - waiting, 0)
         most = pace.prefetch()
-        ahead = max(most - max(waiting - len(self._idle), 0), 0)
+        ahead = max(most - max(waiting - len(self.idle), 0), 0)
         if not slots and (ahead < most / 2 or not ahead):
             return None  # half a batch waits still: many small fetches would cost more than they bring
-        return Want(slots + ahead, self._slow_room(), pace.quick, pace.measured)
-
-    def _slow_room(self) -> int:
-        """Slots that jobs of queues which are not quick may have. Quick ones pass through in between."""
-        quick = self.pace.quick
-        if len(quick) == len(self._registry):
-            return len(self.slots)
-        taken = sum(slot.delivery is not None and slot.delivery.queue not in quick for slot in self.slots)
-        return max(len(self.slots) - taken - sum(delivery.queue not in quick for delivery in self.ready), 0)
+        return Want(slots + ahead, room_for_slow(self.slots, self.ready, pace.quick), pace.quick, pace.measured)
 
     def take_outcomes(self) -> list[Settlement]:
         taken, self.outcomes = self.outcomes, []
@@ -104,9 +95,9 @@ class Executor:
             delivery.taken_at = now
         self.pace.sized(deliveries)
         self.ready.extend(deliveries)
-        self._start()
-        if self.ready and self._stale_check is None:
-            self._stale_check = asyncio.get_running_loop().call_later(Pace.STALE, self._hand_back_stale)
+        self.start()
+        if self.ready:
+            self.warden.watch_waiting()
 
     def hand_back_waiting(self) -> None:
         """Everything that has not started goes back to the store."""
@@ -128,8 +119,6 @@ class Executor:
     async def close(self) -> None:
         """End the slots and the lanes. Running handlers are cancelled and not waited for."""
         self._stopping = True
-        if self._stale_check is not None:
-            self._stale_check.cancel()
         tasks = [slot.task for slot in self.slots if slot.task is not None]
         tasks += self.warden.close()
         for task in tasks:
@@ -141,10 +130,10 @@ class Executor:
 
     # -- slots -----------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Wake as many idle slots as there are jobs waiting."""
-        for _ in range(min(len(self.ready), len(self._idle))):
-            slot = self._idle.pop()
+        for _ in range(min(len(self.ready), len(self.idle))):
+            slot = self.idle.pop()
             if slot.task is None:
                 slot.task = asyncio.create_task(self._serve(slot), name=f"packhorse-slot-{slot.worker_id}")
             elif slot.wake is not None and not slot.wake.done():
@@ -158,7 +147,7 @@ class Executor:
         while not self._stopping:
             if not self.ready:
                 slot.wake = loop.create_future()
-                self._idle.append(slot)
+                self.idle.append(slot)
                 self._tell()
                 await slot.wake
             clean = await self._run_slice(slot, task, context)
@@ -290,18 +279,5 @@ class Executor:
         fresh = Slot(slot.worker_id, slot.cell)
         self.slots[self.slots.index(slot)] = fresh
         self.ready.extendleft(reversed(drained(slot.waiting)))
-        self._idle.append(fresh)
-        self._start()
-
-    def _hand_back_stale(self) -> None:
-        """Jobs that wait behind slots which do not turn over could run elsewhere."""
-        self._stale_check = None
-        for slot in self.slots:
-            if slot.waiting and (self._idle or self.pace.stalled()):
-                self.ready.extendleft(reversed(drained(slot.waiting)))
-        self._start()
-        if self.ready and not self._idle and tick() - self.ready[0].taken_at > Pace.STALE and self.pace.stalled():
-            log.debug("%d jobs go back: no slot came free in time", len(self.ready))
-            self.hand_back_waiting()
-        elif self.ready or any(slot.waiting for slot in self.slots):
-            self._stale_check = asyncio.get_running_loop().call_later(Pace.STALE, self._hand_back_stale)
+        self.idle.append(fresh)
+        self.start()

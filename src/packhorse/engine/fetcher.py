@@ -12,7 +12,7 @@ import random
 
 from packhorse.engine.executor import Executor
 from packhorse.errors import StoreError
-from packhorse.protocols.base import Consumer, Settlement
+from packhorse.protocols.base import Consumer, Delivery, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class Fetcher:
         self._put_off: dict[int, list[Settlement]] = {}
         self._signal = asyncio.Event()
         self._failures = 0
-        self._repeating = False
+        #: Deliveries whose settlement was sent before and not answered.
+        self._repeated: set[int] = set()
 
     def changed(self) -> None:
         """There is something to settle, or room for more."""
@@ -74,15 +75,16 @@ class Fetcher:
             try:
                 result = await consumer.exchange(self.in_flight, want)
             except Exception as exc:  # noqa: BLE001 - whatever it is, settlements must be tried again
+                self._repeated |= {id(delivery) for delivery, _ in self.in_flight}
                 await self._back_off(exc)
                 continue
             self.round_trips += 1
             if self._failures:
                 log.info("the store answers again")
             for delivery in result.lost:
-                self._report_lost(delivery.job, executor)
+                self._report_lost(delivery, executor)
             self.in_flight = []
-            self._repeating = False
+            self._repeated.clear()
             if result.refused:
                 self._put_off[id(result.refused)] = result.refused
                 asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._again, executor, result.refused)
@@ -102,7 +104,6 @@ class Fetcher:
             else:
                 self.dry = False
                 await self._back_off(result.refusal)
-                self._repeating = False
 
     @property
     def unsettled(self) -> list[Settlement]:
@@ -139,16 +140,15 @@ class Fetcher:
         self._failures += 1
         if not isinstance(exc, StoreError):
             log.error("an error of packhorse itself; trying again", exc_info=exc)
-        # What was sent may have happened: the fence will then say "not ours", which is no loss.
-        self._repeating = True
         pause = min(FIRST_BACKOFF * 2 ** (self._failures - 1), LAST_BACKOFF) * random.uniform(0.5, 1.5)
         level = logging.WARNING if self._failures in (1, 5) or self._failures % 20 == 0 else logging.DEBUG
         log.log(level, "the store does not answer (%s); again in %.1f s", exc, pause)
         await asyncio.sleep(pause)
 
-    def _report_lost(self, job: object, executor: Executor) -> None:
-        if self._repeating:
-            log.debug("job %s was settled by the attempt whose answer was lost, or taken away", job)
+    def _report_lost(self, delivery: Delivery, executor: Executor) -> None:
+        """The fence said "not ours": no loss where an earlier attempt, whose answer was lost, may have settled it."""
+        if id(delivery) in self._repeated:
+            log.debug("job %s was settled by the attempt whose answer was lost, or taken away", delivery.job)
             return
         executor.stats.lost += 1
-        log.warning("job %s was taken away while it ran here; its end was not written", job)
+        log.warning("job %s was taken away while it ran here; its end was not written", delivery.job)

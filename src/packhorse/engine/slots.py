@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum, auto
 
 from packhorse.clock import Clock, tick
@@ -139,3 +139,9 @@ def drained(waiting: deque[Delivery]) -> list[Delivery]:
             taken.append(waiting.popleft())
         except IndexError:
             return taken
+
+
+def room_for_slow(slots: Sequence[Slot], ready: Iterable[Delivery], quick: Collection[str]) -> int:
+    """Slots that jobs of queues which are not quick may still have. Quick ones pass through in between."""
+    running = sum(slot.delivery is not None and slot.delivery.queue not in quick for slot in slots)
+    return max(len(slots) - running - sum(delivery.queue not in quick for delivery in ready), 0)

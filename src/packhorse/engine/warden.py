@@ -10,9 +10,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from packhorse.clock import Clock
+from packhorse.clock import Clock, tick
 from packhorse.engine.outcome import decide, error_text
-from packhorse.engine.slots import DeadlineWatch, Interruption, Slot
+from packhorse.engine.pace import Pace
+from packhorse.engine.slots import DeadlineWatch, Interruption, Slot, drained
 from packhorse.errors import JobTimeout
 from packhorse.job import Job
 from packhorse.protocols.base import RETURNED, Dead, Delivery, Outcome
@@ -35,6 +36,7 @@ class Warden:
         self._registry = registry
         self._clock = clock
         self._deadlines = DeadlineWatch(executor.slots, self._expired)
+        self._stale_check: asyncio.TimerHandle | None = None
         self._abandoned: set[asyncio.Task[None]] = set()
 
     def arm(self, slot: Slot, seconds: float) -> None:
@@ -73,8 +75,15 @@ class Warden:
             log.info("job %s failed: %s", job, error_text(error), exc_info=traced)
         return decide(handler, job, error, self._clock.wall())
 
+    def watch_waiting(self) -> None:
+        """Jobs wait for a slot: look soon whether they would wait on."""
+        if self._stale_check is None:
+            self._stale_check = asyncio.get_running_loop().call_later(Pace.STALE, self._hand_back_stale)
+
     def close(self) -> list[asyncio.Task[None]]:
         """Stop watching; gives the tasks of given-up handlers that have not ended yet."""
+        if self._stale_check is not None:
+            self._stale_check.cancel()
         self._deadlines.stop()
         return list(self._abandoned)
 
@@ -112,3 +121,18 @@ class Warden:
             slot.task = None
         self._executor.end(delivery, outcome)
         self._executor.replace(slot)
+
+    def _hand_back_stale(self) -> None:
+        """Jobs that wait behind slots which do not turn over could run elsewhere."""
+        self._stale_check = None
+        executor = self._executor
+        ready, idle, stalled = executor.ready, executor.idle, executor.pace.stalled()
+        for slot in executor.slots:
+            if slot.waiting and (idle or stalled):
+                ready.extendleft(reversed(drained(slot.waiting)))
+        executor.start()
+        if ready and not idle and stalled and tick() - ready[0].taken_at > Pace.STALE:
+            log.debug("%d jobs go back: no slot came free in time", len(ready))
+            executor.hand_back_waiting()
+        elif ready or any(slot.waiting for slot in executor.slots):
+            self.watch_waiting()

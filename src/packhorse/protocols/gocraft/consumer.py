@@ -158,7 +158,11 @@ class GocraftConsumer(Consumer):
 
     async def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
         books, commands, order = self._books, list[Command](), list[Settlement]()
-        if self._watching == self._link.generation and want is not None and want.total > WATCH_LIMIT + self._record.concurrency:
+        if (
+            self._watching == self._link.generation
+            and want is not None
+            and want.total > WATCH_LIMIT + self._record.concurrency
+        ):
             # Busy: messages about every write of our peers would cost more than they tell.
             commands.append(("CLIENT", "TRACKING", "OFF"))
             self._watching = 0
