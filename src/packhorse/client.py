@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import math
 import os
 import threading
 import weakref
@@ -15,7 +17,7 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequen
 from typing import Any, TypeVar
 
 from packhorse.clock import SYSTEM_CLOCK, Clock
-from packhorse.errors import ConfigError, PackhorseError, StoreError
+from packhorse.errors import ConfigError, EnqueueUnknown, PackhorseError, StoreError, StoreUnavailable
 from packhorse.protocols.base import NewJob, Producer, Receipt, WireProtocol
 
 T = TypeVar("T")
@@ -86,6 +88,9 @@ class Client:
             return NewJob(name, id, args)
         if delay is not None and at is not None:
             raise ConfigError("delay and at: give one of them, not both")
+        for option, seconds in (("delay", delay), ("at", at), ("expires_in", expires_in)):
+            if seconds is not None and not math.isfinite(seconds):
+                raise ConfigError(f"{option}: must be a finite number of seconds, not {seconds!r}")
         now = self._clock.wall()
         run_at = now + delay if delay is not None else at
         unique_key = None
@@ -117,16 +122,18 @@ class Client:
 
     async def enqueue_many_async(self, jobs: Iterable[NewJob]) -> list[Receipt]:
         """`enqueue_many` for async callers."""
-        outbox = self._outbox()
+        producer = self._outbox().producer
         answers: list[Receipt | StoreError] = []
-        batch: list[NewJob] = []
-        for job in jobs:
-            batch.append(job)
-            if len(batch) == BULK_CHUNK:
-                answers += await outbox.producer.push(batch)
-                batch = []
-        if batch:
-            answers += await outbox.producer.push(batch)
+        waiting = iter(jobs)
+        while batch := list(itertools.islice(waiting, BULK_CHUNK)):
+            try:
+                answers += await producer.push(batch)
+            except StoreError as exc:
+                if not answers:
+                    raise
+                # Some are stored, so no single error would tell the truth about all.
+                answers += [_for_one(exc, job) for job in batch]
+                answers += [StoreUnavailable(f"not sent, because the jobs before it failed: {exc}") for _ in waiting]
         receipts = [answer for answer in answers if isinstance(answer, Receipt)]
         if len(receipts) < len(answers):
             raise PartlyEnqueued(answers)
@@ -193,6 +200,14 @@ class BlockingCall(PackhorseError, RuntimeError):
         )
 
 
+E = TypeVar("E", bound=Exception)
+
+
+def _for_one(error: E, job: NewJob) -> E | EnqueueUnknown:
+    """The error of a whole batch as one of its callers must see it."""
+    return EnqueueUnknown([job.id], error.__cause__ or error) if isinstance(error, EnqueueUnknown) else error
+
+
 _spare_ids: list[str] = []
 # A child must not hand out the ids that its parent has drawn.
 os.register_at_fork(after_in_child=_spare_ids.clear)
@@ -254,14 +269,15 @@ class _Outbox:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
+                answers: Sequence[Receipt | Exception]
                 try:
                     answers = await self.producer.push([job for job, _ in batch])
-                except StoreError as exc:
-                    answers = [exc] * len(batch)
+                except Exception as exc:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+                    answers = [_for_one(exc, job) for job, _ in batch]
                 for (_, future), answer in zip(batch, answers, strict=True):
                     if future.done():
                         continue
-                    if isinstance(answer, StoreError):
+                    if isinstance(answer, Exception):
                         future.set_exception(answer)
                     else:
                         future.set_result(answer)

@@ -134,7 +134,7 @@ class ReplyLost(StoreError):
 class EnqueueUnknown(ReplyLost):
     """The answer to an enqueue was lost: the jobs with these ids may or may not be queued."""
 
-    def __init__(self, ids: Sequence[str], cause: Exception) -> None:
+    def __init__(self, ids: Sequence[str], cause: BaseException) -> None:
         shown = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
         super().__init__(
             f"the answer to the enqueue of {shown} was lost ({cause}); it may or may not be queued: "

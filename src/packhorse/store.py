@@ -175,11 +175,11 @@ class _Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     async def send(self, packed: bytes, need: int) -> list[Reply]:
-        """Write and wait for that many replies. Errors: ReplyLost."""
+        """Write and wait for that many replies. Errors: StoreUnavailable (not written), ReplyLost."""
         while self._full is not None:
             await self._full
         if self.lost.done():
-            raise ReplyLost(self._reason)
+            raise StoreUnavailable(self._reason)
         now = self._loop.time()
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
         self._waiters.append(_Waiter(need, future, now))
@@ -270,7 +270,9 @@ class Link:
 
     async def call(self, *commands: Command) -> list[Reply]:
         """Errors: StoreUnavailable (nothing sent), ReplyLost (may have happened)."""
-        wire = self._wire or await self._open()
+        wire = self._wire
+        if wire is None or wire.lost.done():
+            wire = await self._open()
         flags = self._store.script_flags
         packed = [
             hiredis.pack_command(("EVALSHA", c[1].form(flags)[1], *c[2:]) if len(c) > 1 and type(c[1]) is Script else c)
@@ -299,7 +301,10 @@ class Link:
         """A script that the server does not have is sent whole; a demoted server is left."""
         if refusal.code == "NOSCRIPT":
             text = command[1].form(self._store.script_flags)[0]
-            (reply,) = await wire.send(hiredis.pack_command(("EVAL", text, *command[2:])), 1)
+            try:
+                (reply,) = await wire.send(hiredis.pack_command(("EVAL", text, *command[2:])), 1)
+            except StoreUnavailable as exc:
+                raise ReplyLost(str(exc)) from exc  # the commands beside it were sent
             return reply
         if refusal.code == "READONLY" and self._wire is wire:
             self._wire = None
@@ -310,19 +315,23 @@ class Link:
         if self._opening is None:
             self._opening = asyncio.Lock()
         async with self._opening:
-            if self._wire is not None:
+            if self._wire is not None and not self._wire.lost.done():
                 return self._wire
             if self._closed:
                 raise StoreUnavailable("the link is closed")
             connection = self._store.new_connection()
             where = masked(self._store.settings.url)
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
+                # The login as well, not only the connection: a server that accepts may still never answer.
+                async with asyncio.timeout(self._store.settings.connect_timeout):
+                    await connection.connect()  # type: ignore[no-untyped-call]
             except (rex.AuthenticationError, rex.AuthorizationError) as exc:
                 wants = "it wants a password" if "NOAUTH" in str(exc) or "without" in str(exc) else str(exc)
                 raise StoreUnavailable(f"{where} refuses the login: {wants}; check user and password") from exc
             except (rex.RedisError, OSError) as exc:
-                raise StoreUnavailable(f"{where} cannot be reached: {exc}") from exc
+                await connection.disconnect(nowait=True)
+                reason = str(exc) or f"no answer within {self._store.settings.connect_timeout:g} s"
+                raise StoreUnavailable(f"{where} cannot be reached: {reason}") from exc
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
@@ -335,8 +344,8 @@ class Link:
     def _wire_lost(self, wire: _Wire) -> None:
         if self._wire is wire:
             self._wire = None
-            if self._on_lost is not None and not self._closed:
-                self._on_lost()
+        if self._on_lost is not None and not self._closed:
+            self._on_lost()
 
 
 def raise_refused(replies: Sequence[Reply]) -> None:

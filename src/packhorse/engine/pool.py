@@ -125,7 +125,7 @@ class WorkerPool(WorkerView):
         self._executor.hand_back_waiting()
         warden = self._executor.warden
         for wait, then in ((timeout, warden.interrupt_all), (CANCEL_WAIT, warden.abandon_all)):
-            if not await self._settled(wait):
+            if not await self._idle(wait):
                 then()
         if not await self._settled(self.settings.store_patience):
             log.error("%d jobs are not settled: the store does not answer", len(self._executor.held()))
@@ -190,6 +190,17 @@ class WorkerPool(WorkerView):
         self._fetcher.nudge()
 
     # -- inner steps -----------------------------------------------------------------------------------------
+
+    async def _idle(self, seconds: float) -> bool:
+        """True when nothing runs any more; whether it is written is another question if the store is down."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not await self._settled(min(max(end - loop.time(), 0.0), 0.05)):
+            if not self._executor.busy:
+                return True
+            if loop.time() >= end:
+                return False
+        return True
 
     async def _settled(self, seconds: float) -> bool:
         """True when the fetcher has ended within this time: nothing runs and everything is written."""

@@ -78,8 +78,8 @@ Settlement = tuple[Delivery, Outcome]
 class Want:
     """How many jobs the engine can take now.
 
-    `total` = most in all: room to start at once, and what may wait in memory. `slow` = most of them from queues that are
-    not in `quick`, whose handlers are measured to be short. `measured` = queues of which anything has run yet.
+    `total` = most in all: room to start at once, and what may wait in memory. `slow` = most of them from queues that
+    are not in `quick`, whose handlers are measured to be short. `measured` = queues of which anything has run yet.
     """
 
     total: int
