@@ -352,6 +352,9 @@ class Link:
                 await connection.disconnect(nowait=True)
                 raise
             wire = _Wire(connection, self._store.settings.timeout, self._on_push, self._awake)
+            if self._closed:
+                await wire.close("the link was closed")
+                raise StoreUnavailable("the link is closed")
             wire.lost.add_done_callback(lambda _: self._wire_lost(wire))
             self.generation += 1
             self._wire = wire
