@@ -151,6 +151,9 @@ class Client:
         """End the sync callers' thread and connection. The client may be used again."""
         with self._lock:
             portal, self._portal = self._portal, None
+            if portal is not None and portal.usable:
+                # Whoever has it already is answered first; new callers get another one.
+                portal.unused.wait_for(lambda: not portal.callers)
         if portal is not None:
             portal.close(self.aclose)
 
@@ -186,9 +189,16 @@ class Client:
             raise BlockingCall()
         with self._lock:
             if self._portal is None or not self._portal.usable:
-                self._portal = _Portal()
+                self._portal = _Portal(self._lock)
             portal = self._portal
-        return asyncio.run_coroutine_threadsafe(work, portal.loop).result()
+            portal.callers += 1
+        try:
+            return asyncio.run_coroutine_threadsafe(work, portal.loop).result()
+        finally:
+            with self._lock:
+                portal.callers -= 1
+                if not portal.callers:
+                    portal.unused.notify_all()
 
 
 class BlockingCall(PackhorseError, RuntimeError):
@@ -292,8 +302,11 @@ class _Outbox:
 class _Portal:
     """A thread that runs an event loop for sync callers."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threading.Lock) -> None:
         self._pid = os.getpid()
+        #: How many threads wait for an answer; guarded by `lock`.
+        self.callers = 0
+        self.unused = threading.Condition(lock)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="packhorse-client", daemon=True)
         self._thread.start()

@@ -183,7 +183,7 @@ class _Wire(asyncio.Protocol):
     async def send(self, packed: bytes, need: int) -> list[Reply]:
         """Write and wait for that many replies. Errors: StoreUnavailable (not written), ReplyLost."""
         while self._full is not None:
-            await self._full
+            await asyncio.shield(self._full)  # shared: a cancelled caller must not cancel the others
         if self.lost.done():
             raise StoreUnavailable(self._reason)
         now = self._loop.time()
@@ -341,13 +341,9 @@ class Link:
                 # The login as well, not only the connection: a server that accepts may still never answer.
                 async with asyncio.timeout(self._store.settings.connect_timeout):
                     await connection.connect()  # type: ignore[no-untyped-call]
-            except (rex.AuthenticationError, rex.AuthorizationError) as exc:
-                wants = "it wants a password" if "NOAUTH" in str(exc) or "without" in str(exc) else str(exc)
-                raise StoreUnavailable(f"{where} refuses the login: {wants}; check user and password") from exc
             except (rex.RedisError, OSError) as exc:
                 await connection.disconnect(nowait=True)
-                reason = str(exc) or f"no answer within {self._store.settings.connect_timeout:g} s"
-                raise StoreUnavailable(f"{where} cannot be reached: {reason}") from exc
+                raise StoreUnavailable(f"{where} {self._why_not(exc)}") from exc
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
@@ -359,6 +355,13 @@ class Link:
             self.generation += 1
             self._wire = wire
             return wire
+
+    def _why_not(self, error: Exception) -> str:
+        # redis-py hands a refused login on inside another error when the connection is a unix socket.
+        if isinstance(error.__cause__ or error, rex.AuthenticationError | rex.AuthorizationError):
+            wants = "it wants a password" if "NOAUTH" in str(error) or "without" in str(error) else str(error)
+            return f"refuses the login: {wants}; check user and password"
+        return f"cannot be reached: {str(error) or f'no answer within {self._store.settings.connect_timeout:g} s'}"
 
     def _wire_lost(self, wire: _Wire) -> None:
         if self._wire is wire:

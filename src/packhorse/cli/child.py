@@ -48,6 +48,8 @@ class Orders:
         """The supervisor is gone: nobody beats for this process any more."""
         asyncio.get_running_loop().remove_reader(lifeline)
         log.error("the supervisor has died")
+        for pool in self._pools:
+            pool.beat_from_here()
         self.on_stop()
 
     def on_quiet(self) -> None:

@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
+from functools import partial
 
 from packhorse.clock import Clock, tick
 from packhorse.engine.board import Board
@@ -136,6 +137,7 @@ class Executor:
             slot = self.idle.pop()
             if slot.task is None:
                 slot.task = asyncio.create_task(self._serve(slot), name=f"packhorse-slot-{slot.worker_id}")
+                slot.task.add_done_callback(partial(self.warden.slot_ended, slot))
             elif slot.wake is not None and not slot.wake.done():
                 slot.wake.set_result(None)
 
@@ -157,6 +159,7 @@ class Executor:
             if not clean:
                 # The handler left context variables behind: the next job must not see them.
                 slot.task = loop.create_task(self._serve(slot), name=task.get_name(), context=context)
+                slot.task.add_done_callback(partial(self.warden.slot_ended, slot))
                 return
             if self.ready:
                 await asyncio.sleep(0)

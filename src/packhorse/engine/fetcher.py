@@ -92,7 +92,8 @@ class Fetcher:
                 # A nudge that came while this was on the wire may be about jobs that it did not see.
                 brought_none = not result.deliveries and not self._nudged
                 self.dry = result.dry and brought_none
-                self._futile = not result.dry and brought_none and changes == self._changes
+                stuck = brought_none and not result.narrowed and changes == self._changes
+                self._futile = not result.dry and stuck
             elif not result.dry:
                 self.dry = False
             if result.deliveries:

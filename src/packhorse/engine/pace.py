@@ -70,7 +70,7 @@ class Pace:
             self._since, self._counted = now, self._finished
         if not self.quick or self.stalled():
             return 0
-        return min(int(self._rate * self.HORIZON), self.MOST_JOBS, int(self.MOST_BYTES / self._mean_bytes))
+        return min(int(self._rate * self.HORIZON), self.MOST_JOBS, int(self.MOST_BYTES / max(self._mean_bytes, 1.0)))
 
     def stalled(self) -> bool:
         """No job has ended for a while: what waits would wait on."""

@@ -168,6 +168,12 @@ class WorkerPool(WorkerView):
                 return
             await asyncio.sleep(0.01)
 
+    def beat_from_here(self) -> None:
+        """The supervisor is gone: keep the heartbeat going from a thread of this process, until the pool stops."""
+        if self._pulse is None and not self._stopped:
+            self._pulse = Pulse(self._protocol, self.record.id)
+            self._pulse.start()
+
     def cancel(self, job_id: str) -> bool:
         """Cancel a job that runs in this pool; it goes to the dead set. False if it does not run here."""
         return self._executor.warden.cancel(job_id)

@@ -51,6 +51,8 @@ class Pulse:
                     await guardian.beat([self._pool_id])
                 except StoreError as exc:
                     log.debug("heartbeat of pool %s: %s", self._pool_id, exc)
+                except Exception:
+                    log.exception("heartbeat of pool %s failed", self._pool_id)
                 try:
                     await asyncio.wait_for(self._ending.wait(), BEAT_EVERY)
                 except TimeoutError:

@@ -85,7 +85,8 @@ class Supervisor:
         self._guardians = [protocol.guardian() for protocol in self._protocols]
         # Children hold the reading end: it ends when this process does, however it ends.
         self._lifeline = os.pipe()
-        watch = [asyncio.create_task(self._beat()), asyncio.create_task(self._look_after())]
+        watch = [asyncio.create_task(self._beat(index)) for index in range(len(self._guardians))]
+        watch.append(asyncio.create_task(self._look_after()))
         try:
             await asyncio.gather(*(self._keep() for _ in range(self._count)))
         finally:
@@ -124,11 +125,12 @@ class Supervisor:
             child = await self._spawn()
             code = await self._outlive(child)
             lived = self._clock.monotonic() - child.started
-            await self._clean_up(child)
-            if code == EXIT_CONFIG:
+            started_work, moved = bool(child.board.running()), await self._clean_up(child)
+            if code == EXIT_CONFIG and lived < HEALTHY_AFTER and not started_work:
                 self._exit_code = EXIT_CONFIG
-                self.stop()
-            if self._stopping.is_set() or (self._until_done and code == 0):
+                if not self._stopping.is_set():
+                    self.stop()
+            if self._stopping.is_set() or (self._until_done and code == 0 and not moved):
                 break
             if code == 0 or child.ending:
                 quick_deaths = 0
@@ -151,6 +153,8 @@ class Supervisor:
         )
         self._children.add(child)
         log.info("worker process %d started", child.process.pid)
+        if self._stopping.is_set():
+            _kill(child.process.pid, signal.SIGTERM)  # the order to stop came while it was being made
         return child
 
     async def _outlive(self, child: _Child) -> int:
@@ -167,13 +171,15 @@ class Supervisor:
             child.process.kill()
         return await exited
 
-    async def _clean_up(self, child: _Child) -> None:
-        """Hand back what the dead process held, for as long as it takes the store to answer."""
+    async def _clean_up(self, child: _Child) -> int:
+        """Hand back what the dead process held, for as long as it takes the store to answer; gives how many jobs.
+
+        Also after exit code 0: a handler may have ended the process.
+        """
+        total = 0
         self._children.discard(child)
         crashed = child.board.running()
         child.board.close()
-        if child.process is not None and child.process.returncode == 0:
-            return  # it signed off itself
         pause = 0.05
         for guardian, pool in zip(self._guardians, child.pool_ids, strict=True):
             while True:
@@ -183,23 +189,26 @@ class Supervisor:
                 except StoreError as exc:
                     log.warning("jobs of a dead process wait for the store: %s", exc)
                     if await _either(self._stopping.wait(), pause):
-                        return  # its heartbeat ends with us, so another pool will find its jobs
+                        return total  # its heartbeat ends with us, so another pool will find its jobs
                     pause = min(pause * 2, 5.0)
             if moved > 0:
+                total += moved
                 log.warning("%d jobs of a dead process are back in their queues", moved)
+        return total
 
     # -- all of them -------------------------------------------------------------------------------------------
 
-    async def _beat(self) -> None:
+    async def _beat(self, index: int) -> None:
+        """For the pools on one store: another store that hangs must not keep these from being seen."""
         while True:
-            alive = [child for child in self._children if child.process is not None]
-            for index, guardian in enumerate(self._guardians):
-                pools = [child.pool_ids[index] for child in alive]
-                try:
-                    if pools:
-                        await guardian.beat(pools)
-                except StoreError as exc:
-                    log.debug("heartbeat: %s", exc)
+            pools = [child.pool_ids[index] for child in self._children if child.process is not None]
+            try:
+                if pools:
+                    await self._guardians[index].beat(pools)
+            except StoreError as exc:
+                log.debug("heartbeat: %s", exc)
+            except Exception:
+                log.exception("heartbeat failed")
             await asyncio.sleep(BEAT_EVERY)
 
     async def _look_after(self) -> None:

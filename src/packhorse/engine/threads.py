@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from packhorse.engine.board import Board
 from packhorse.engine.slots import CheckIn, Slot
 from packhorse.protocols.base import Delivery
 from packhorse.registry import Handler, Registry
+
+log = logging.getLogger(__name__)
 
 Ended = Callable[[Slot, Delivery, float, "BaseException | None"], None]
 _Answer = tuple[Any, "BaseException | None"]
@@ -164,7 +167,10 @@ class ThreadLane:
     def _read_reports(self) -> None:
         self._woken = False
         while self._reports:
-            self._reports.popleft()()
+            try:
+                self._reports.popleft()()
+            except Exception:  # one that fails must not keep the others from being heard
+                log.exception("a report of a thread failed")
 
 
 class _Run:

@@ -36,6 +36,7 @@ class Warden:
         self._registry = registry
         self._clock = clock
         self._deadlines = DeadlineWatch(executor.slots, self._expired)
+        self._closed = False
         self._stale_check: asyncio.TimerHandle | None = None
         self._abandoned: set[asyncio.Task[None]] = set()
 
@@ -80,8 +81,20 @@ class Warden:
         if self._stale_check is None:
             self._stale_check = asyncio.get_running_loop().call_later(Pace.STALE, self._hand_back_stale)
 
+    def slot_ended(self, slot: Slot, task: asyncio.Task[None]) -> None:
+        """A slot's task has ended. If an error of ours ended it, its job is set aside and the slot replaced."""
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, asyncio.CancelledError) or slot.task is not task or self._closed:
+            return
+        log.error("an error of packhorse ended a slot; it is replaced", exc_info=error)
+        delivery, slot.delivery = slot.delivery, None
+        if delivery is not None:
+            self._executor.end(delivery, Dead(f"internal error: {error_text(error)}"))
+        self._executor.replace(slot)
+
     def close(self) -> list[asyncio.Task[None]]:
         """Stop watching; gives the tasks of given-up handlers that have not ended yet."""
+        self._closed = True
         if self._stale_check is not None:
             self._stale_check.cancel()
         self._deadlines.stop()

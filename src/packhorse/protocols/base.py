@@ -98,6 +98,8 @@ class Exchanged:
     refused: list[Settlement] = field(default_factory=list)
     #: True when there is nothing more to take at the moment.
     dry: bool = True
+    #: True when queues were found to have nothing, or no room: another fetch may find others.
+    narrowed: bool = False
     #: Why nothing could be taken, although the settlements were heard.
     refusal: StoreError | None = None
 

@@ -27,6 +27,7 @@ MAX_DEPTH = 100
 MAX_READ_DEPTH = 1000
 MAX_PAYLOAD = 1 << 20
 MAX_ERROR_TEXT = 64 << 10
+MAX_INT64 = 2**63 - 1
 #: Undecodable payloads up to this size are kept whole inside the dead set.
 MAX_RAW_KEPT = 1 << 20
 
@@ -160,7 +161,7 @@ def failed(raw: bytes, error: str, now: int) -> bytes:
     fields = _fields(raw)
     fails = msgspec.json.decode(fields.get("fails", b"0")) or 0
     return _join(fields, {
-        "fails": b"%d" % (fails + 1),
+        "fails": b"%d" % min(fails + 1, MAX_INT64),
         "err": gojson.encode(_shortened(error)) if error else b"",
         "failed_at": b"%d" % now,
     })  # fmt: skip

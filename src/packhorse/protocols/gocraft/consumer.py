@@ -70,7 +70,9 @@ class GocraftConsumer(Consumer):
         await self._auditor.sweep()
         if self._names:
             raise_refused(await self._link.call(*(
-                scripts.AUDIT([keys.lock(n), keys.lock_info(n), keys.inprogress(n, pool)], [pool, 1])
+                scripts.AUDIT(
+                    [keys.lock(n), keys.lock_info(n), keys.inprogress(n, pool), keys.worker_pools], [pool, 1]
+                )
                 for n in self._names
             )))  # fmt: skip
         raise_refused(await self._link.call(
@@ -175,6 +177,8 @@ class GocraftConsumer(Consumer):
         asked = books.draw.pick(want.total) if want is not None and want.total > 0 else []
         if want is not None and asked:
             commands.append(books.fetch_command(asked, want))
+        if self._unique.started and (forget := self._unique.ended(settlements)) is not None:
+            commands.append(forget)
         books.noticed.clear()
         try:
             replies = iter((await self._link.call(*commands))[lead:])
@@ -205,7 +209,10 @@ class GocraftConsumer(Consumer):
                 result.refusal = exc
             return
         unique: list[Delivery] = []
-        for delivery in self._books.read_fetch(asked, reply):
+        open_before = len(self._books.draw.open)
+        taken = self._books.read_fetch(asked, reply)
+        result.narrowed = len(self._books.draw.open) < open_before
+        for delivery in taken:
             job = delivery.job
             starts_unique = job is not None and job.unique and not job.fails
             (unique if starts_unique else result.deliveries).append(delivery)

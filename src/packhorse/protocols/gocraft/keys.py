@@ -63,6 +63,11 @@ class Keys:
     def worker(self, worker: str) -> str:
         return f"{self.prefix}worker:{worker}"
 
+    @property
+    def claimed(self) -> str:
+        """Hash of sha1 of a unique job's payload: it has started once, so its key is somebody else's by now."""
+        return f"{self.prefix}packhorse:claimed"
+
     def crashes(self, job_id: str) -> str:
         """How often this job ran while its process died."""
         return f"{self.prefix}packhorse:crashes:{job_id}"

@@ -60,18 +60,20 @@ class Reaper(Service):
             del self._seen[gone]
         for pool in sorted(pools):
             try:
-                await self._look(pool, now)
+                await self._look(pool)
             except StoreRefused as exc:  # one broken pool must not keep the others from being found
                 log.error("pool %s cannot be looked after: %s", pool, exc)
                 self._seen.pop(pool, None)
         return LOOK_EVERY
 
-    async def _look(self, pool: str, now: float) -> None:
+    async def _look(self, pool: str) -> None:
+        asked = self._clock.monotonic()
         beat = await self._link.one("HGET", self._keys.pool(pool), "heartbeat_at") or b""
         before = self._seen.get(pool)
         if before is None or before[0] != beat:
-            self._seen[pool] = (beat, now)
-        elif now - before[1] >= DEAD_AFTER:
+            # Stamped when it was read: a slow pass must not make a heartbeat older than it is.
+            self._seen[pool] = (beat, self._clock.monotonic())
+        elif asked - before[1] >= DEAD_AFTER:
             await self.reap(pool, beat)
 
     async def reap(self, pool: str, beat: bytes) -> None:
@@ -154,7 +156,7 @@ async def _poisonous(
             job = codec.decode(raw, name)
         except DecodeError:
             continue
-        if job.id not in crashed:
+        if job.id not in crashed and not any(job.id.startswith(cut) for cut in crashed if len(cut) > 100):
             continue
         key = keys.crashes(job.id)
         replies = await link.call(("INCR", key), ("EXPIRE", key, CRASH_MEMORY))

@@ -6,11 +6,13 @@ newer job (quirks 10).
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Sequence
 
 from packhorse.errors import StoreError, StoreRefused
 from packhorse.job import Job
-from packhorse.protocols.base import Delivery
+from packhorse.protocols.base import RETURNED, Delivery, Settlement
 from packhorse.protocols.gocraft import codec, scripts
 from packhorse.protocols.gocraft.exchange import delivery_of
 from packhorse.protocols.gocraft.keys import Keys
@@ -18,6 +20,9 @@ from packhorse.protocols.gocraft.upkeep import Auditor
 from packhorse.store import Command, Link
 
 log = logging.getLogger(__name__)
+
+#: Seconds that the marks of started jobs are kept after the latest start.
+MEMORY = 7 * 86_400
 
 
 class UniqueStarts:
@@ -28,6 +33,8 @@ class UniqueStarts:
         self._keys = keys
         self._pool = pool
         self._auditor = auditor
+        #: id of a delivery that started -> its mark in the store
+        self.started: dict[int, str] = {}
 
     async def claim(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Free the keys of unique jobs that start now; a by-key duplicate's newer payload takes over.
@@ -45,7 +52,7 @@ class UniqueStarts:
                 continue
             claims.append(delivery)
             inprogress = self._keys.inprogress(delivery.queue, self._pool)
-            commands.append(scripts.CLAIM_UNIQUE([inprogress, key], [delivery.raw]))
+            commands.append(scripts.CLAIM_UNIQUE([inprogress, key, self._keys.claimed], [delivery.raw, MEMORY]))
         try:
             replies = await self._link.call(*commands) if commands else []
         except StoreError:
@@ -66,10 +73,24 @@ class UniqueStarts:
                     log.warning("the payload in the unique key of %s is no job; running the queued one", delivery.job)
                     # It has taken the job's place in the list; in this order a crash loses nothing.
                     held = self._keys.inprogress(delivery.queue, self._pool)
-                    await self._link.call(("LPUSH", held, delivery.raw), ("LREM", held, -1, value))
+                    try:
+                        await self._link.call(("LPUSH", held, delivery.raw), ("LREM", held, -1, value))
+                    except StoreError:
+                        self._auditor.suspect()
+                        continue
                     newer = delivery
                 ready.append(newer)
+        self.started |= {id(delivery): hashlib.sha1(delivery.raw).hexdigest() for delivery in ready}
         return ready
+
+    def ended(self, settlements: Sequence[Settlement]) -> Command | None:
+        """Forget the marks of unique jobs that have ended here; those that go back keep theirs."""
+        marks = [
+            mark
+            for delivery, outcome in settlements
+            if (mark := self.started.pop(id(delivery), None)) is not None and outcome is not RETURNED
+        ]
+        return ("HDEL", self._keys.claimed, *marks) if marks else None
 
     def _unique_key(self, job: Job) -> bytes | None:
         """The key to free. A payload may name any key; only those of this namespace's unique jobs count."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 from collections import Counter
@@ -23,7 +22,7 @@ BEAT_EVERY = 15.0
 OBSERVE_EVERY = 1.0
 OBSERVATION_TTL = 86_400
 AUDIT_EVERY = 30.0
-SUSPECT_AFTER = 1.0
+SUSPECT_AFTER = 6.0
 #: The first look waits for the pool to be under way: a thousand names are as many commands.
 FIRST_AUDIT = 1.0
 
@@ -115,16 +114,14 @@ class Auditor(Service):
 
     def suspect(self) -> None:
         """The answer to a fetch was lost: look twice, soon."""
-        self._suspicions = 2
+        self._suspicions = 1
         self.poke()
 
     async def run_once(self) -> float:
-        if self._suspicions:
-            self._suspicions -= 1
-            # What was sent before the connection ended may still be carried out for a moment.
-            await asyncio.sleep(SUSPECT_AFTER)
         await self.put_back_orphans()
         if self._suspicions:
+            # Longer than any answer is waited for: what is on its way now is held, or lost, at the next look.
+            self._suspicions -= 1
             return SUSPECT_AFTER
         await self.mend_locks()
         return AUDIT_EVERY * random.uniform(0.8, 1.2)
@@ -154,10 +151,14 @@ class Auditor(Service):
         if not self._names:
             return
         keys, pool = self._keys, self._pool
-        replies = await self._link.call(*(
-            scripts.AUDIT([keys.lock(n), keys.lock_info(n), keys.inprogress(n, pool)], [pool, 0])
-            for n in self._names
-        ))  # fmt: skip
+        fields = await self._link.call(*(("HKEYS", keys.lock_info(name)) for name in self._names))
+        commands = []
+        for name, found in zip(self._names, fields, strict=True):
+            others = [] if isinstance(found, StoreRefused) else [f.decode("utf-8", "replace") for f in found]
+            lists = [keys.inprogress(name, other) for other in others]
+            own = [keys.lock(name), keys.lock_info(name), keys.inprogress(name, pool), keys.worker_pools]
+            commands.append(scripts.AUDIT([*own, *lists], [pool, 0, *others]))
+        replies = await self._link.call(*commands)
         raise_refused(replies)
         for name, wrong in zip(self._names, replies, strict=True):
             if isinstance(wrong, bytes):

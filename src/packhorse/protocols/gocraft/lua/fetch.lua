@@ -17,6 +17,10 @@ local names = (#KEYS - 1) / 6
 local found, result = {}, {}
 local PORTION = 1000
 
+local function integer(value)
+  return type(value) == 'string' and #value < 16 and string.match(value, '^%-?%d+$') ~= nil
+end
+
 local function look(i)
   local k = (i - 1) * 6 + 1
   local state = {depth = 0, room = 0, taken = {}, why = 0}
@@ -39,7 +43,8 @@ local function look(i)
   local lock = redis.pcall('GET', KEYS[k + 4])
   local held = redis.pcall('HGET', KEYS[k + 5], pool)
   local limit = redis.pcall('GET', KEYS[k + 6])
-  if (lock and not tonumber(lock)) or (held and not tonumber(held)) then
+  -- As strict as INCRBY: what follows the first write must not fail.
+  if (lock and not integer(lock)) or (held and not integer(held)) then
     state.why = KEYS[k + 4] .. ' or lock_info is no number'
     return state
   end
