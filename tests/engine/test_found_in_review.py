@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import redis.asyncio
+from tests.support import eventually
 
 from packhorse import App, RetryLater
-from tests.support import eventually
 
 
 async def test_a_unique_job_that_is_handed_back_keeps_its_own_arguments(app: App) -> None:
