@@ -20,7 +20,7 @@ T = TypeVar("T")
 Payload = dict[str, Any]
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], within: float = 15.0) -> T:
+async def eventually(check: Callable[[], Any], within: float = 15.0) -> Any:
     """Ask every few milliseconds until the answer is true, and give it."""
     loop = asyncio.get_running_loop()
     end = loop.time() + within
@@ -232,8 +232,8 @@ def runs(script: Any) -> Callable[[Command], bool]:
 @contextlib.asynccontextmanager
 async def running(*pools: Any) -> AsyncIterator[None]:
     """Pools that run for a while, started and stopped at the same time."""
-    await asyncio.gather(*(pool.start() for pool in pools))
     try:
+        await asyncio.gather(*(pool.start() for pool in pools))
         yield
     finally:
         await asyncio.gather(*(pool.stop() for pool in pools))

@@ -235,20 +235,47 @@ async def test_a_pool_ends_with_the_task_that_runs_it(app: App, gate: Gate, book
     assert await nobody_is_listed(books)
 
 
-async def test_a_stop_that_is_cancelled_leaves_nothing_running(app: App, gate: Gate) -> None:
+@pytest.mark.parametrize("runs_something", [True, False])
+@pytest.mark.parametrize("turns", [1, 3, 5, 8, 12, 20])
+async def test_a_stop_that_is_cancelled_leaves_nothing_running(
+    turns: int, runs_something: bool, app: App, gate: Gate
+) -> None:
     held = app.job(name="held")(gate.coroutine)
     before = asyncio.all_tasks()
     pool = app.worker(concurrency=1)
     await pool.start()
-    await held.enqueue_async(n=1)
-    await eventually(lambda: gate.inside)
+    if runs_something:
+        await held.enqueue_async(n=1)
+        await eventually(lambda: gate.inside)
     stopping = asyncio.create_task(pool.stop())
-    await asyncio.sleep(0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
     stopping.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await soon(stopping)
+    await asyncio.wait([stopping], timeout=15)
+    assert stopping.done()
     await eventually(lambda: asyncio.all_tasks() <= before)
     await eventually(lambda: "packhorse-pulse" not in thread_names())
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3, 5, 8, 12, 20])
+async def test_a_start_that_is_cancelled_leaves_nothing_running(turns: int, app: App, books: Books) -> None:
+    app.job(name="held")(Gate().coroutine)
+    before = asyncio.all_tasks()
+
+    async def program() -> None:
+        async with app.worker(concurrency=1, stop_timeout=0):
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(program())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(task)
+    assert asyncio.all_tasks() <= before
+    assert "packhorse-pulse" not in thread_names()
+    # A pool that was just being listed is found by others like any dead one; nothing else may be left.
+    assert not await books.raw.keys(f"{books.prefix}worker:*")
 
 
 async def test_a_pool_that_does_nothing_stops_at_once(app: App, books: Books) -> None:
