@@ -14,7 +14,7 @@ import redis.asyncio
 from tests.engine import process_jobs
 from tests.support import Books, RespProxy, eventually, running, runs, soon
 
-from packhorse import App, ConfigError, JobFunction, StoreUnavailable, WorkerSettings
+from packhorse import App, ConfigError, Job, JobFunction, StoreUnavailable, WorkerSettings
 from packhorse.embedded import EmbeddedServer
 from packhorse.engine import pool as pool_module
 from packhorse.engine.pace import Pace
@@ -90,11 +90,18 @@ async def test_stop_lets_running_jobs_finish(kind: str, app: App, gate: Gate, bo
     assert await nobody_is_listed(books)
 
 
+@pytest.mark.parametrize("way", ["direct", "in middleware"])
 @pytest.mark.parametrize("kind", ["coroutine", "thread", "stubborn", "stubborn_thread"])
 async def test_stop_hands_back_what_does_not_finish(
-    kind: str, app: App, gate: Gate, books: Books, monkeypatch: pytest.MonkeyPatch
+    kind: str, way: str, app: App, gate: Gate, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "CANCEL_WAIT", 0.1)
+    if way == "in middleware":
+
+        @app.middleware
+        async def through(job: Job, call_next: Callable[[Job], Any]) -> None:
+            await call_next(job)
+
     held = app.job(name="held")(getattr(gate, kind))
     for n in range(2):
         await held.options(expires_in=60).enqueue_async(n=n)
